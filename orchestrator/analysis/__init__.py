@@ -1,0 +1,2 @@
+"""From records to tables to crossovers: reads Parquet and records, knows no ray, mlflow or
+torch."""

@@ -1,0 +1,240 @@
+"""The tables of a sweep as declared Arrow schemas: what a column is called, holds, and in which
+unit.
+
+The columns named in the README are fixed; more may follow. Absence is null, never NaN or zero.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TABLES_SCHEMA = 1
+"""Stands in every file's metadata under `schema`; bumped when the meaning of a column changes."""
+
+
+def _field(name: str, kind: pa.DataType, unit: str = "", *, required: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=not required, metadata={"unit": unit} if unit else None)
+
+
+def _text(name: str, required: bool = False) -> pa.Field:
+    return _field(name, pa.string(), required=required)
+
+
+def _count(name: str, unit: str = "", required: bool = False) -> pa.Field:
+    return _field(name, pa.int64(), unit, required=required)
+
+
+def _number(name: str, unit: str = "") -> pa.Field:
+    return _field(name, pa.float64(), unit)
+
+
+def _flag(name: str) -> pa.Field:
+    return pa.field(name, pa.bool_())
+
+
+# One row a planned cell; one float64 column per metric (its median, unit in the field's metadata)
+# follows these.
+CELLS = pa.schema(
+    [
+        _text("sweep", True),
+        _text("cell_id", True),
+        _text("run_id"),
+        _text("kind", True),
+        _text("status", True),
+        _text("reason"),
+        _text("architecture", True),
+        _text("label", True),
+        _text("options", True),
+        _text("task", True),
+        _count("size", "parameters"),
+        _count("seq_len", "tokens", True),
+        _count("batch_size", "sequences"),
+        _count("round"),
+        _count("seed"),
+        _text("device"),
+        _text("environment"),
+        _text("precision"),
+        _text("implementation"),
+        _count("parameters", "parameters"),
+        _count("total_parameters", "parameters"),
+        _count("d_model"),
+        _count("num_layers"),
+        _number("learning_rate"),
+        # beyond the fixed columns
+        _text("batch"),
+        _count("mlp_width"),
+        _count("tokens", "tokens"),
+        _count("tokens_per_update", "tokens"),
+        _count("updates"),
+        _count("attempts"),
+        _number("seconds", "s"),
+        _number("predicted_seconds", "s"),
+        _count("predicted_peak_bytes", "bytes"),
+        _text("message"),
+        _text("device_name"),
+        _text("commit"),
+        _text("source_hash"),
+    ]
+)
+
+SAMPLES = pa.schema(
+    [
+        _text("cell_id", True),
+        _text("metric", True),
+        _text("unit", True),
+        _count("index", required=True),
+        _count("step", "updates"),
+        _number("value"),
+    ]
+)
+
+CURVES = pa.schema(
+    [
+        _text("cell_id", True),
+        _text("metric", True),
+        _text("coordinate", True),
+        _number("at"),
+        _number("value"),
+    ]
+)
+
+# `low..high` is the 95 % interval of the median of the replicates; `reason` says why there is no
+# median.
+SUMMARY = pa.schema(
+    [
+        _text("label", True),
+        _text("architecture", True),
+        _text("task", True),
+        _count("size", "parameters"),
+        _count("seq_len", "tokens", True),
+        _text("batch"),
+        _text("device"),
+        _text("metric", True),
+        _text("unit", True),
+        _number("median"),
+        _number("low"),
+        _number("high"),
+        _count("replicates"),
+        _text("reason"),
+        _text("kind"),
+        _text("title"),
+        _text("better"),
+        _text("scale"),
+        _flag("deterministic"),
+        _text("environment"),
+        _text("implementation"),
+    ]
+)
+
+# One crossing a row, or one verdict where there is none. Contexts are in tokens.
+CROSSOVERS = pa.schema(
+    [
+        _text("metric", True),
+        _text("task", True),
+        _count("size", "parameters"),
+        _text("batch"),
+        _text("device"),
+        _text("baseline", True),
+        _text("challenger", True),
+        _text("verdict", True),
+        _count("crossing"),
+        _text("direction"),
+        _number("seq_len", "tokens"),
+        _number("low", "tokens"),
+        _number("high", "tokens"),
+        _flag("low_open"),
+        _flag("high_open"),
+        _number("indifferent_low", "tokens"),
+        _number("indifferent_high", "tokens"),
+        _flag("in_zone"),
+        _count("replicates"),
+        # p_value: of any difference over the contexts (max-t); p_adjusted: by Holm over the
+        # report's comparisons; smallest_effect: the relative difference found with probability 0.8
+        # at this noise and number of replicates.
+        _text("environment"),
+        _number("p_value"),
+        _number("p_adjusted"),
+        _number("smallest_effect"),
+        _flag("primary"),
+        _text("note"),
+    ]
+)
+
+# The contrast of each pair at each context, with its simultaneous band (`low..high`) and pointwise
+# interval. `estimate` is the mean log ratio challenger / baseline (scale `ratio`), or the
+# difference (scale `difference`).
+CONTRASTS = pa.schema(
+    [
+        _text("metric", True),
+        _text("task", True),
+        _count("size", "parameters"),
+        _text("batch"),
+        _text("device"),
+        _text("environment"),
+        _text("baseline", True),
+        _text("challenger", True),
+        _count("seq_len", "tokens", True),
+        _text("scale", True),
+        _text("better", True),
+        _number("estimate"),
+        _number("low"),
+        _number("high"),
+        _number("pointwise_low"),
+        _number("pointwise_high"),
+        _count("replicates"),
+        _text("reason"),
+    ]
+)
+
+# Who cannot be told from the best at each context and batch.
+WINNERS = pa.schema(
+    [
+        _text("metric", True),
+        _text("task", True),
+        _count("size", "parameters"),
+        _text("batch"),
+        _text("device"),
+        _text("environment"),
+        _count("seq_len", "tokens", True),
+        _text("label", True),
+        _flag("best"),
+        _flag("in_best_set"),
+        _number("median"),
+    ]
+)
+
+SCALING = pa.schema(
+    [
+        _text("label", True),
+        _text("metric", True),
+        _text("task"),
+        _count("size", "parameters"),
+        _text("batch"),
+        _text("device"),
+        _text("environment"),
+        _number("local_exponent"),
+        _number("low"),
+        _number("high"),
+        _number("constant"),
+        _number("constant_low"),
+        _number("constant_high"),
+        _number("linear"),
+        _number("linear_low"),
+        _number("linear_high"),
+        _number("quadratic"),
+        _number("quadratic_low"),
+        _number("quadratic_high"),
+        _count("replicates"),
+    ]
+)
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "cells": CELLS,
+    "samples": SAMPLES,
+    "curves": CURVES,
+    "summary": SUMMARY,
+    "crossovers": CROSSOVERS,
+    "contrasts": CONTRASTS,
+    "winners": WINNERS,
+    "scaling": SCALING,
+}

@@ -1,0 +1,43 @@
+"""The plan of a sweep: its cells in order, without duplicates, and what they are compared for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workloads.cell import Cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Primary:
+    """The one comparison the report opens with; the baseline is the comparison's own."""
+
+    challenger: str
+    metric: str
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What is compared: every other label against `baseline`, with the contexts of interest in
+    `zone`."""
+
+    baseline: str
+    zone: tuple[int, int]
+    primary: Primary | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Ordered, duplicate-free cells of one sweep file, and the hash of what it says.
+
+    `spec_yaml` is the file's own text; `token_unit` is what a length counts (`bytes`, `BPE
+    tokens`).
+    """
+
+    name: str
+    question: str
+    spec_hash: str
+    spec_yaml: str
+    token_unit: str
+    cells: tuple[Cell, ...]
+    comparison: Comparison

@@ -1,0 +1,1 @@
+"""One plot a file; a plot reads finished tables and never computes."""

@@ -1,0 +1,144 @@
+"""A cell: one point of a sweep's plan, with everything that decides its numbers and an id made of
+that content.
+
+Two kinds exist. A *measure* cell times one architecture at one context and batch size in one
+independent round; a
+*train* cell trains one architecture at one training length with one seed and evaluates it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+CELL_SCHEMA = 1
+Kind = Literal["measure", "train"]
+Scalar = str | int | float | bool | None
+
+# Not part of the id: asking for one more metric, or raising a limit, must not repeat old work.
+# `batch_tokens` only says how the sweep asked for the batch; the batch size is what decides the
+# numbers.
+_OUTSIDE_ID = frozenset({"metrics", "limits", "batch_tokens"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one cell may use: wall time in seconds, and bytes of memory over the process's own
+    start."""
+
+    cell_seconds: float = 600.0
+    memory_bytes: int | None = None
+
+    def within(self, other: Limits) -> bool:
+        """True where every limit here is no larger than in `other`."""
+        seconds = self.cell_seconds <= other.cell_seconds
+        memory = other.memory_bytes is None or (
+            self.memory_bytes is not None and self.memory_bytes <= other.memory_bytes
+        )
+        return seconds and memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One point of the plan. Lengths are in the task's tokens; `size` is the non-embedding
+    parameters asked for.
+
+    `options` and `task_options` hold only what differs from the plug-in's defaults, so that a new
+    option with a default leaves old ids alone (a changed default is a new plug-in version).
+    `device` is a device class:
+    `cpu:THREADS`, or the accelerator's name as a slug. Fields of the other kind are None.
+    """
+
+    kind: Kind
+    architecture: str
+    architecture_version: int
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+    label: str
+    task: str
+    task_version: int
+    task_options: Mapping[str, Scalar] = field(default_factory=dict)
+    size: int
+    num_layers: int
+    precision: str
+    device: str
+    seq_len: int
+    # measure
+    batch_size: int | None = None
+    batch_tokens: int | None = None
+    round: int | None = None
+    # train
+    seed: int | None = None
+    tokens: int | None = None
+    tokens_per_update: int | None = None
+    learning_rate: float | None = None
+    # outside the id
+    metrics: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 (hex) over the canonical JSON of every field that decides a number; key order
+        does not matter."""
+        content = {name: value for name, value in self.to_dict().items() if name not in _OUTSIDE_ID}
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+    @property
+    def replicate(self) -> int:
+        """The round of a measure cell or the seed of a train cell: what its random numbers are
+        drawn from."""
+        value = self.round if self.kind == "measure" else self.seed
+        assert value is not None
+        return value
+
+    @property
+    def batch(self) -> str | None:
+        """The batch as text for tables: `8`, or `4096 tokens` where tokens per step are constant;
+        None for train."""
+        if self.batch_tokens is not None:
+            return f"{self.batch_tokens} tokens"
+        return None if self.batch_size is None else str(self.batch_size)
+
+    def asking(self, metrics: tuple[str, ...]) -> Cell:
+        """The same cell, asked for these metrics only."""
+        return replace(self, metrics=metrics)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema": CELL_SCHEMA, **asdict(self), "metrics": list(self.metrics)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Cell:
+        """The cell that `to_dict` wrote. An `id` beside the fields is checked.
+
+        Raises:
+            ValueError: unknown or missing fields, another schema number, or an id that is not the
+            content's.
+        """
+        values = dict(data)
+        claimed = values.pop("id", None)
+        schema = values.pop("schema", CELL_SCHEMA)
+        if schema != CELL_SCHEMA:
+            raise ValueError(f"cell has schema {schema}, this version reads {CELL_SCHEMA}")
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"cell has unknown fields: {', '.join(unknown)}")
+        try:
+            values["metrics"] = tuple(values.get("metrics", ()))
+            values["limits"] = Limits(**values.get("limits", {}))
+            cell = cls(**values)
+        except TypeError as error:
+            raise ValueError(f"cell is not complete: {error}") from None
+        if claimed is not None and claimed != cell.id:
+            raise ValueError(
+                f"cell says its id is {claimed[:12]}, its content gives {cell.id[:12]}"
+            )
+        return cell
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal content, equal text. NaN and infinity are
+    refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,68 @@
+"""The seam every architecture fills: a sequence mixer in three forms that must agree.
+
+*parallel* (training and prefill: all positions at once), *step* (decoding: one token, explicit
+state), and *prefill* (the parallel form that also returns the state, continuing from one). Prefill
+of any split, then steps, equals the parallel form; `tests/workloads/test_mixers.py` holds every
+architecture to that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(slots=True)
+class MixerState:
+    """Base of the explicit decoding states: dataclasses whose fields are tensors (or None), and
+    plain integers.
+
+    The leading dimension of every tensor is the batch.
+    """
+
+
+class Mixer(nn.Module, ABC):
+    """Maps (batch, seq_len, d_model) to the same shape; position t sees positions 0..t only."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """The parallel form from an empty context: (B, T, D) -> (B, T, D)."""
+
+    @abstractmethod
+    def empty_state(
+        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
+    ) -> Any:
+        """The state before the first token; buffers that grow with context are allocated for
+        `max_len` tokens."""
+
+    @abstractmethod
+    def prefill(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The parallel form continuing from `state`: (B, T, D), state -> (B, T, D), state after T
+        more tokens."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One token: (B, D), state -> (B, D), state. May update the state's buffers in place."""
+
+
+def state_tensors(state: Any) -> list[Tensor]:
+    """Every tensor in a state, however nested in dataclasses, tuples and lists."""
+    if isinstance(state, Tensor):
+        return [state]
+    if is_dataclass(state):
+        return [t for f in fields(state) for t in state_tensors(getattr(state, f.name))]
+    if isinstance(state, (list, tuple)):
+        return [t for item in state for t in state_tensors(item)]
+    return []
+
+
+def held_bytes(state: Any) -> int:
+    """Bytes of memory behind a state's tensors, each storage counted once."""
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state_tensors(state)
+    }
+    return sum(storages.values())
