@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from workloads.cell import Cell
@@ -41,3 +42,8 @@ class Plan:
     token_unit: str
     cells: tuple[Cell, ...]
     comparison: Comparison
+
+    def pending(self, missing: Callable[[Cell], tuple[str, ...]]) -> list[Cell]:
+        """The cells still to be run, each narrowed to the metrics that `missing` names for it."""
+        narrowed = ((cell, missing(cell)) for cell in self.cells)
+        return [cell.asking(metrics) for cell, metrics in narrowed if metrics]

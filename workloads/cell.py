@@ -2,8 +2,8 @@
 that content.
 
 Two kinds exist. A *measure* cell times one architecture at one context and batch size in one
-independent round; a
-*train* cell trains one architecture at one training length with one seed and evaluates it.
+independent round; a *train* cell trains one architecture at one training length with one seed and
+evaluates it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ Kind = Literal["measure", "train"]
 Scalar = str | int | float | bool | None
 
 # Not part of the id: asking for one more metric, or raising a limit, must not repeat old work.
-# `batch_tokens` only says how the sweep asked for the batch; the batch size is what decides the
-# numbers.
-_OUTSIDE_ID = frozenset({"metrics", "limits", "batch_tokens"})
+_OUTSIDE_ID = frozenset({"metrics", "limits"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +47,9 @@ class Cell:
 
     `options` and `task_options` hold only what differs from the plug-in's defaults, so that a new
     option with a default leaves old ids alone (a changed default is a new plug-in version).
-    `device` is a device class:
-    `cpu:THREADS`, or the accelerator's name as a slug. Fields of the other kind are None.
+    `device` is a device class: `cpu:THREADS`, or the accelerator's name as a slug. `batch_tokens`
+    is set beside `batch_size` where the sweep asked for constant tokens per step. Fields of the
+    other kind are None.
     """
 
     kind: Kind

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+INIT_STD = 0.02
+"""Standard deviation of every linear map at the start, GPT-2's."""
+
 
 @dataclass(slots=True)
 class MixerState:
@@ -27,6 +30,21 @@ class MixerState:
 
 class Mixer(nn.Module, ABC):
     """Maps (batch, seq_len, d_model) to the same shape; position t sees positions 0..t only."""
+
+    def initialise(self, residual_scale: float) -> None:
+        """Draw the weights from torch's default CPU generator; runs once, before any cast or move.
+
+        As in GPT-2 (Radford et al. 2019, section 2.3) the weights of linear maps come from N(0,
+        0.02), their biases are zero, and the map named `out`, which writes to the residual stream,
+        is scaled by `residual_scale`, 1 / sqrt(2 num_layers). A mixer with other needs overrides
+        this.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                scale = residual_scale if name.split(".")[-1] == "out" else 1.0
+                nn.init.normal_(module.weight, std=INIT_STD * scale)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

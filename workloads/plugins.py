@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from workloads.train import TrainedModel
 
 Family = Literal["architectures", "tasks", "metrics"]
+Work = Literal["nothing", "training_steps", "traced_training_step", "prefills", "decoding_steps"]
+"""What taking a metric's samples costs, so that a cell's time can be predicted before it runs."""
 _CONSTANT = {"architectures": "ARCHITECTURE", "tasks": "TASK", "metrics": "METRIC"}
 
 
@@ -80,6 +82,9 @@ class Metric:
 
     deterministic: without noise, so it is taken in the first round only and holds for every round.
     scale: compared by log `ratio`, or by `difference` where bounded or possibly zero.
+    turn: when it is taken among a cell's metrics, lower first: what needs a fresh process before
+    the others, what leaves traces in it after them.
+    work: what taking its samples costs, for predictions.
     Task metrics (quality) have `evaluate` instead, called once after training; timed and memory
     metrics `measure`.
     """
@@ -90,6 +95,8 @@ class Metric:
     better: Better = "smaller"
     scale: Scale = "ratio"
     deterministic: bool = False
+    turn: int = 0
+    work: Work = "nothing"
     measure: Callable[[Subject], tuple[float, ...]] | None = None
     evaluate: Callable[[TrainedModel], Evaluation] | None = None
 

@@ -183,6 +183,8 @@ CONTRASTS = pa.schema(
         _number("pointwise_high"),
         _count("replicates"),
         _text("reason"),
+        # values within `margin` of zero count as equal, on the scale of the estimate
+        _number("margin"),
     ]
 )
 

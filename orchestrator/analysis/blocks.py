@@ -1,0 +1,169 @@
+"""A block: one metric at one size and batch as an array over labels, contexts and replicates.
+
+Every judgement of the analysis is made on blocks. Rounds (measure) and seeds (train) are complete
+blocks of the experiment: replicate r of every label shares the machine's drift, or the data order,
+so that differences pair by replicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.analysis.derived import MetricFacts
+from orchestrator.analysis.observations import Observed, ObservedCell
+
+Floats = NDArray[np.float64]
+CUTS = frozenset({"out_of_memory", "timeout"})
+"""Reasons at which a curve stops: whatever lies beyond is not looked at."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """One metric of one kind of cell, size and batch.
+
+    `values` is (labels, contexts, replicates) in the metric's unit, NaN where there is none.
+    `reasons[label][context]` says why a point has no number, or (`undertrained`) no verdict; a
+    point with a reason other than `undertrained` has no values, for the replicates that came
+    through would make it look better than it is.
+    """
+
+    kind: str
+    metric: str
+    facts: MetricFacts
+    task: str
+    size: int
+    batch: str | None
+    batch_sizes: tuple[int | None, ...]
+    device: str
+    labels: tuple[str, ...]
+    architectures: Mapping[str, str]
+    implementations: Mapping[str, str | None]
+    contexts: tuple[int, ...]
+    planned: NDArray[np.bool_]
+    values: Floats
+    reasons: tuple[tuple[str | None, ...], ...]
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Per label, the index of the context at which its curve is cut; len(contexts) if never."""
+        return tuple(
+            next((i for i, reason in enumerate(row) if reason in CUTS), len(row))
+            for row in self.reasons
+        )
+
+    @cached_property
+    def comparable(self) -> Floats:
+        """`values` without what lies beyond a cut."""
+        values = self.values.copy()
+        for row, end in enumerate(self.ends):
+            values[row, end:] = np.nan
+        return values
+
+    def reason(self, label: int, context: int) -> str | None:
+        """Why there is nothing to compare at this point: its own reason, or the cut before it."""
+        reached = min(context, self.ends[label])
+        return self.reasons[label][reached]
+
+    @property
+    def key(self) -> dict[str, object]:
+        """The columns that name a block in the tables."""
+        return {
+            "metric": self.metric,
+            "task": self.task,
+            "size": self.size,
+            "batch": self.batch,
+            "device": self.device,
+        }
+
+
+def assemble(observed: Observed) -> tuple[Block, ...]:
+    """Every block that the records say something about: by metric, then kind, task, size, batch."""
+    groups: dict[tuple[object, ...], list[ObservedCell]] = {}
+    for seen in observed.cells:
+        cell = seen.cell
+        constant_tokens = cell.batch_tokens is not None
+        batch = cell.batch_tokens if constant_tokens else cell.batch_size
+        key = (cell.kind, cell.task, cell.size, cell.device, constant_tokens, batch or 0)
+        groups.setdefault(key, []).append(seen)
+    return tuple(
+        _block(metric, facts, groups[key])
+        for metric, facts in observed.metrics.items()
+        for key in sorted(groups)
+        if any(metric in seen.medians or metric in seen.reasons for seen in groups[key])
+    )
+
+
+def _block(metric: str, facts: MetricFacts, group: list[ObservedCell]) -> Block:
+    points = {_point(seen) for seen in group if _concerns(seen, metric)}
+    cells = [seen for seen in group if _point(seen) in points]
+    labels = tuple(sorted({label for label, _ in points}))
+    contexts = tuple(sorted({context for _, context in points}))
+    replicates = sorted({seen.cell.replicate for seen in cells})
+    row = {label: i for i, label in enumerate(labels)}
+    column = {context: i for i, context in enumerate(contexts)}
+    layer = {replicate: i for i, replicate in enumerate(replicates)}
+    values = np.full((len(labels), len(contexts), len(replicates)), np.nan)
+    finished = np.zeros(values.shape, dtype=bool)
+    planned = np.zeros(values.shape[:2], dtype=bool)
+    reasons: list[list[str | None]] = [[None] * len(contexts) for _ in labels]
+    implementations: dict[str, str | None] = dict.fromkeys(labels)
+    for seen in cells:
+        i, j = row[seen.cell.label], column[seen.cell.seq_len]
+        k = layer[seen.cell.replicate]
+        planned[i, j] = True
+        finished[i, j, k] = seen.status == "finished"
+        values[i, j, k] = seen.medians.get(metric, np.nan)
+        reasons[i][j] = _graver(reasons[i][j], seen.reasons.get(metric))
+        if seen.merged is not None and (code := seen.merged.facts.get("implementation")):
+            implementations[seen.cell.label] = str(code)
+    if facts.deterministic:
+        values = _everywhere(values, finished)
+    for i, j in np.ndindex(planned.shape):
+        if reasons[i][j] not in (None, "undertrained"):
+            values[i, j] = np.nan
+    first = cells[0].cell
+    return Block(
+        kind=first.kind,
+        metric=metric,
+        facts=facts,
+        task=first.task,
+        size=first.size,
+        batch=first.batch,
+        batch_sizes=tuple(dict.fromkeys(seen.cell.batch_size for seen in cells)),
+        device=first.device,
+        labels=labels,
+        architectures={seen.cell.label: seen.cell.architecture for seen in cells},
+        implementations=implementations,
+        contexts=contexts,
+        planned=planned,
+        values=values,
+        reasons=tuple(map(tuple, reasons)),
+    )
+
+
+def _point(seen: ObservedCell) -> tuple[str, int]:
+    return seen.cell.label, seen.cell.seq_len
+
+
+def _concerns(seen: ObservedCell, metric: str) -> bool:
+    return metric in seen.cell.metrics or metric in seen.medians or metric in seen.reasons
+
+
+def _graver(one: str | None, other: str | None) -> str | None:
+    """The reason that a point takes of its replicates': a cut before any other, `undertrained`
+    last."""
+    reasons = [reason for reason in (one, other) if reason is not None]
+    order = ("out_of_memory", "timeout", "unsupported", "diverged", "undertrained")
+    return min(reasons, key=order.index, default=None)
+
+
+def _everywhere(values: Floats, finished: NDArray[np.bool_]) -> Floats:
+    """A deterministic metric's one value, held for every finished replicate of its point."""
+    counts = np.isfinite(values)
+    first = np.take_along_axis(values, counts.argmax(-1)[..., None], -1)
+    return np.where(finished | counts, first, np.nan)

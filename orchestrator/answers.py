@@ -1,0 +1,75 @@
+"""How far a plan is answered on a machine: which cells are still to be run, failed, or given up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from orchestrator import journal, provenance
+from orchestrator.journal import Merged
+from orchestrator.plan import Plan
+from orchestrator.provenance import Envelope
+from workloads import environment, plugins
+from workloads.cell import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A plan held against its records, in the environment this machine would run it in."""
+
+    plan: Plan
+    merged: Mapping[tuple[str, str], Merged]
+    versions: Mapping[str, int]
+    fingerprints: Mapping[str, str]
+
+    @classmethod
+    def of(cls, plan: Plan, envelopes: Iterable[Envelope]) -> Answers:
+        asked = {(cell.task, name) for cell in plan.cells for name in cell.metrics}
+        return cls(
+            plan=plan,
+            merged=journal.merge(envelopes),
+            versions={name: plugins.metric(task, name).version for task, name in asked},
+            fingerprints={
+                device: environment.describe(device).fingerprint
+                for device in {cell.device for cell in plan.cells}
+            },
+        )
+
+    def known(self, cell: Cell) -> Merged | None:
+        """All records of the cell in this environment, merged; None where there are none."""
+        return self.merged.get((cell.id, self.fingerprints[cell.device]))
+
+    def missing(self, cell: Cell) -> tuple[str, ...]:
+        """Metrics of the cell still to be measured; none means answered."""
+        return journal.missing(cell, self.known(cell), self.versions)
+
+    def exhausted(self, cell: Cell) -> bool:
+        """True where the cell failed as often as it may with these limits and this code."""
+        return journal.exhausted(self.known(cell), cell, provenance.source().hash)
+
+    def pending(self) -> list[Cell]:
+        """What a driver would run now, in the plan's order, narrowed to missing metrics."""
+        return [cell for cell in self.plan.pending(self.missing) if not self.exhausted(cell)]
+
+    def status(self, cell: Cell) -> str:
+        """`finished`, `failed`, `lost` or `pending`: what stands in the cells table."""
+        if not self.missing(cell):
+            return "finished"
+        known = self.known(cell)
+        return known.status if known is not None and known.status != "finished" else "pending"
+
+    def counts(self) -> Counter[str]:
+        """Cells by status."""
+        return Counter(self.status(cell) for cell in self.plan.cells)
+
+    def elsewhere(self) -> int:
+        """Cells that only another environment has answered: kept, never mixed with these."""
+        ids = {cell_id for cell_id, _ in self.merged}
+        return sum(self.known(cell) is None and cell.id in ids for cell in self.plan.cells)
+
+    def other_sources(self) -> int:
+        """Answered cells whose workloads' source differed from today's."""
+        now = provenance.source().hash
+        known = (self.known(cell) for cell in self.plan.cells)
+        return sum(one is not None and one.newest.source.hash != now for one in known)

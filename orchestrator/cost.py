@@ -1,0 +1,170 @@
+"""Predicted seconds and peak bytes of a cell before it runs: for `plan`, for packing, and graded in
+the report against what was measured.
+
+Seconds start from the plug-ins' own FLOPs and bytes at the machine's probed rates, and are then
+corrected per architecture by what earlier records took. A prediction is a guess for planning, never
+a number in a table of results.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.provenance import Envelope, Prediction
+from workloads import environment, plugins, sizing
+from workloads.cell import Cell
+from workloads.plugins import Work, element_bytes
+from workloads.timing import MAX_SAMPLES, MIN_SAMPLES, MIN_SECONDS
+from workloads.train import schedule_of
+
+# Small operations in one layer of one pass; what bounds short contexts and decoding.
+CALLS_PER_LAYER = 40
+# Training runs this many times the small operations of a forward pass.
+TRAINING_CALLS = 4
+DECODE_STEPS = 32
+# Untimed calls before the samples (`timing.sample`).
+WARM_UP_CALLS = 2
+CHILD_SECONDS = 0.1
+TRACE_SECONDS = 1.5
+# What a process holds besides tensors: buffers of libraries, the allocator's own slack.
+PROCESS_BYTES = 100 << 20
+
+# Without a probe: one thread of a recent server core, or a recent data-centre GPU.
+DEFAULT_RATES = {
+    "cpu": {"flops_per_second": 4e10, "bytes_per_second": 1e10, "call_seconds": 3e-6},
+    "accelerator": {"flops_per_second": 3e13, "bytes_per_second": 1.5e12, "call_seconds": 8e-6},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What the device does in a second at best (`workloads.probe`)."""
+
+    flops_per_second: float
+    bytes_per_second: float
+    call_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """Predicts cells of one device. `factors` correct the raw figure per kind and architecture, and
+    `probed` says whether the rates are this machine's own."""
+
+    rates: Rates
+    probed: bool
+    factors: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    def predict(self, cell: Cell) -> Prediction:
+        """Wall seconds and peak bytes of one cell."""
+        factor = self.factors.get((cell.kind, cell.architecture))
+        if factor is None:
+            # An architecture not seen yet: as far off as the others were.
+            factors = [f for (kind, _), f in self.factors.items() if kind == cell.kind]
+            factor = statistics.median(factors) if factors else 1.0
+        seconds = CHILD_SECONDS + factor * _raw_seconds(cell, self.rates)
+        return Prediction(seconds=seconds, peak_bytes=_peak_bytes(cell))
+
+    def corrected_by(self, envelopes: Iterable[Envelope]) -> CostModel:
+        """The same model, corrected by records of these cells in this environment."""
+        ratios: dict[tuple[str, str], list[float]] = {}
+        for envelope in envelopes:
+            record = envelope.record
+            if record.status != "finished" or record.reason in ("timeout", "out_of_memory"):
+                continue
+            cell = record.cell
+            measured = max(record.seconds - CHILD_SECONDS, 1e-3)
+            ratios.setdefault((cell.kind, cell.architecture), []).append(
+                measured / _raw_seconds(cell, self.rates)
+            )
+        factors = {key: statistics.median(values) for key, values in ratios.items()}
+        return CostModel(rates=self.rates, probed=self.probed, factors=factors)
+
+
+def cost_model(device: str, cache: Path, envelopes: Iterable[Envelope] = ()) -> CostModel:
+    """The model for a device class, from the cached probe where there is one, and from records."""
+    fingerprint = environment.describe(device).fingerprint
+    known = read_probe(cache, fingerprint)
+    kind = "cpu" if environment.is_cpu(device) else "accelerator"
+    model = CostModel(rates=known or Rates(**DEFAULT_RATES[kind]), probed=known is not None)
+    here = [e for e in envelopes if e.record.environment.fingerprint == fingerprint]
+    return model.corrected_by(here)
+
+
+def read_probe(cache: Path, fingerprint: str) -> Rates | None:
+    """The rates probed on a machine like this one, or None."""
+    try:
+        return Rates(**json.loads(_probe_file(cache, fingerprint).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_probe(cache: Path, fingerprint: str, rates: Mapping[str, float]) -> None:
+    """Keep the probed rates for later commands."""
+    path = _probe_file(cache, fingerprint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(dict(rates)))
+    temporary.rename(path)
+
+
+def _probe_file(cache: Path, fingerprint: str) -> Path:
+    return cache / "probes" / f"{fingerprint}.json"
+
+
+def _raw_seconds(cell: Cell, rates: Rates) -> float:
+    if cell.kind == "train":
+        return _training_seconds(cell, rates)
+    works = [plugins.metric(cell.task, name).work for name in cell.metrics]
+    return sum(_work_seconds(cell, work, rates) for work in works)
+
+
+def _forward_seconds(cell: Cell, rates: Rates, batch_size: int) -> float:
+    shape = sizing.shape_for(cell)
+    flops = batch_size * cell.seq_len * sizing.flops_per_token(shape, cell.seq_len)
+    return flops / rates.flops_per_second + CALLS_PER_LAYER * cell.num_layers * rates.call_seconds
+
+
+def _work_seconds(cell: Cell, work: Work, rates: Rates) -> float:
+    """One metric's seconds: its untimed passes and its samples."""
+    assert cell.batch_size is not None
+    forward = _forward_seconds(cell, rates, cell.batch_size)
+    if work == "prefills":
+        return _sampled(forward)
+    if work == "training_steps":
+        return _sampled(TRAINING_CALLS * forward)
+    if work == "traced_training_step":
+        return TRACE_SECONDS + 2 * TRAINING_CALLS * forward
+    if work == "decoding_steps":
+        return forward + DECODE_STEPS * _decode_seconds(cell, rates)
+    return 0.0
+
+
+def _sampled(seconds: float) -> float:
+    """What the clock spends on a call of this length: warm-up, then samples (`timing.sample`)."""
+    samples = min(MAX_SAMPLES, max(MIN_SAMPLES, MIN_SECONDS / seconds))
+    return (WARM_UP_CALLS + samples) * seconds
+
+
+def _decode_seconds(cell: Cell, rates: Rates) -> float:
+    shape, element = sizing.shape_for(cell), element_bytes(cell.precision)
+    assert cell.batch_size is not None
+    moved = sizing.model_bytes(shape, cell.precision)
+    moved += cell.batch_size * sizing.state_bytes(shape, cell.seq_len, element)
+    calls = CALLS_PER_LAYER * cell.num_layers * rates.call_seconds
+    return calls + moved / rates.bytes_per_second
+
+
+def _training_seconds(cell: Cell, rates: Rates) -> float:
+    schedule = schedule_of(cell)
+    return schedule.updates * TRAINING_CALLS * _forward_seconds(cell, rates, schedule.sequences)
+
+
+def _peak_bytes(cell: Cell) -> int:
+    shape = sizing.shape_for(cell)
+    batch = schedule_of(cell).micro_batch if cell.kind == "train" else cell.batch_size
+    assert batch is not None
+    return PROCESS_BYTES + sizing.train_peak_bytes(shape, batch, cell.seq_len, cell.precision)

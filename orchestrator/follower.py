@@ -1,0 +1,191 @@
+"""The one writer of a sweep's MLflow store: a thread that follows the journal in batches, so that
+neither workers nor the scheduler ever wait for MLflow.
+
+The journal is the truth. While the store is down the thread waits, ever longer up to a cap, says so
+once, and drops nothing: what is not recorded at the end is recorded by the next command.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+from orchestrator import child_run
+from orchestrator.errors import StoreError
+from orchestrator.journal import Journal, Merged, merge_cell
+from orchestrator.ledger import Group
+from orchestrator.plan import Plan
+from orchestrator.provenance import Envelope
+from orchestrator.store import RunStore
+
+BATCH = 50
+"""Cells recorded between two confirmations in the ledger."""
+GATHER_SECONDS = 1.0
+"""Least time between two readings of the journal, so that records are taken in batches."""
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+LAST_PAUSE_SECONDS = 1.0
+"""Longest pause between two tries while somebody waits in `close`."""
+
+
+class StoreWriter:
+    """Brings a store up to date with a journal until closed.
+
+    Start it early, `notify` it after each record, `close` it at the end. `warn` is called from the
+    thread, once, when the store cannot be reached or refuses. The thread is a daemon: it ends with
+    the driver. A lock in the results folder keeps a second writer of the sweep waiting.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        journal: Journal,
+        plan: Plan,
+        results: Path,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._store, self._plan, self._warn = store, plan, warn
+        self._records = _Records(journal.folder)
+        self._lock_path = results / "mlflow" / "writer.lock"
+        self._refused: dict[Group, str] = {}
+        self._locked = self._began = self._warned = False
+        self._failures = 0
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow; returns at once."""
+        self._thread.start()
+
+    def notify(self) -> None:
+        """The journal has something new."""
+        self._wake.set()
+
+    def close(self, wait_seconds: float) -> int:
+        """Record what is left, for at most this long, and leave nothing RUNNING; the number of
+        cells whose newest records are still not in the store."""
+        self._deadline = time.monotonic() + wait_seconds
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(wait_seconds)
+        return len(self._store.behind(self._records.merged()))
+
+    def _run(self) -> None:
+        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock_path.open("a") as lock:
+            while True:
+                # Asked before reading: what was appended before `close` is read once more.
+                last = self._closing.is_set()
+                if (self._catch_up(lock) and last) or time.monotonic() >= self._deadline:
+                    break
+                self._rest()
+            self._end()
+
+    def _rest(self) -> None:
+        """Until there is something to do: after a failure for a pause that doubles, else until
+        notified, and then a moment longer, for more to gather."""
+        if self._failures:
+            pause = min(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1), LONGEST_PAUSE_SECONDS)
+            if not self._closing.wait(pause):
+                return
+            time.sleep(min(pause, LAST_PAUSE_SECONDS))
+        else:
+            self._wake.wait()
+            self._wake.clear()
+            self._closing.wait(GATHER_SECONDS)
+
+    def _catch_up(self, lock: IO[str]) -> bool:
+        """One try at recording all there is; False where it has to be tried again."""
+        try:
+            if not self._hold(lock):
+                raise StoreError(f"{self._lock_path}: another process is recording this sweep")
+            if not self._began:
+                self._store.begin(self._plan)
+                self._began = True
+            behind = self._behind()
+            for start in range(0, len(behind), BATCH):
+                self._write(behind[start : start + BATCH])
+        except (StoreError, OSError) as error:
+            self._began = False
+            self._failures += 1
+            self._say(f"{error}. The sweep goes on; its records are kept and are recorded later")
+            return False
+        self._failures = 0
+        return True
+
+    def _hold(self, lock: IO[str]) -> bool:
+        if not self._locked:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._locked = True
+        return True
+
+    def _behind(self) -> list[Merged]:
+        behind = self._store.behind(self._records.merged())
+        return [one for one in behind if self._refused.get(_group(one)) != child_run.revision(one)]
+
+    def _write(self, batch: Sequence[Merged]) -> None:
+        """Record a batch. Where the store fails though it is there, one cell after another, so that
+        a cell it refuses keeps no other one waiting."""
+        try:
+            self._store.write(batch)
+        except StoreError:
+            self._store.begin(self._plan)
+            for one in self._store.behind(batch):
+                self._write_alone(one)
+
+    def _write_alone(self, one: Merged) -> None:
+        try:
+            self._store.write([one])
+        except StoreError as error:
+            self._store.begin(self._plan)
+            self._refused[_group(one)] = child_run.revision(one)
+            self._say(f"{error}. {child_run.name(one.cell)} is kept, and tried by the next command")
+
+    def _say(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            self._warn(message)
+
+    def _end(self) -> None:
+        if self._began:
+            try:
+                self._store.end()
+            except (StoreError, OSError) as error:
+                self._say(str(error))
+
+
+class _Records:
+    """The merged records of a journal's folder; only cells with something new are merged again."""
+
+    def __init__(self, folder: Path) -> None:
+        # A reader of its own: the driver's Journal belongs to another thread.
+        self._journal = Journal(folder)
+        self._seen: set[str] = set()
+        self._groups: dict[Group, list[Envelope]] = {}
+        self._merged: dict[Group, Merged] = {}
+        self._lock = threading.Lock()
+
+    def merged(self) -> list[Merged]:
+        with self._lock:
+            changed = {}
+            for envelope in self._journal.read():
+                if envelope.key not in self._seen:
+                    self._seen.add(envelope.key)
+                    record = envelope.record
+                    group = record.cell.id, record.environment.fingerprint
+                    self._groups.setdefault(group, []).append(envelope)
+                    changed[group] = self._groups[group]
+            self._merged.update((group, merge_cell(found)) for group, found in changed.items())
+            return list(self._merged.values())
+
+
+def _group(merged: Merged) -> Group:
+    return merged.cell.id, merged.environment.fingerprint

@@ -1,0 +1,134 @@
+"""A warm process that forks one child per job: torch is loaded, no device touched, no thread
+started.
+
+A child costs a fork (milliseconds) instead of an interpreter with torch (seconds), starts from the
+same memory every time, has its own death, and leaves nothing behind. `isolation.py` is the other
+end: it sends a job, reads what the child says, and enforces the limits from outside.
+
+Run as `python -m orchestrator.forkserver FD`, where FD is one end of a SOCK_SEQPACKET pair. A
+request is one JSON message with two file descriptors (where events go, where stderr goes); the
+answers are `{"pid": N}` and, when the child is gone, `{"status": WAIT_STATUS}`. When the other end
+closes, the child is killed and the server leaves: nothing outlives the driver.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+PR_SET_PDEATHSIG = 1
+MESSAGE_BYTES = 1 << 20
+
+# What torch imports late, at the first optimiser step, meta tensor or trace: a second each time.
+_HEAVY = ("torch._dynamo", "torch.optim", "torch.autograd.profiler", "workloads.run")
+
+
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    _warm_up()
+    connection.send(json.dumps({"ready": True, "threads": _thread_count()}).encode())
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 2)
+        if not message:
+            return
+        _serve(connection, json.loads(message), *descriptors)
+
+
+def _warm_up() -> None:
+    """Import what every child needs, so that forking shares it. Importing starts no threads."""
+    from workloads import plugins
+
+    for module in _HEAVY:
+        importlib.import_module(module)
+    for family in ("architectures", "tasks", "metrics"):
+        for name in plugins.names(family):
+            try:
+                plugins.load(family, name)
+            except Exception:
+                # A plug-in that cannot be imported breaks its own cells only, with its own words.
+                continue
+    gc.collect()
+    gc.freeze()
+
+
+def _thread_count() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def _serve(connection: socket.socket, job: dict[str, Any], events: int, errors: int) -> None:
+    """Fork a child for one job, say its pid, wait for its end or for our client's."""
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        _child(job, events, errors)
+    os.close(events)
+    os.close(errors)
+    pidfd = os.pidfd_open(pid)
+    try:
+        connection.send(json.dumps({"pid": pid}).encode())
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        poller.register(connection, select.POLLHUP | select.POLLRDHUP)
+        ready = [descriptor for descriptor, _ in poller.poll()]
+        if pidfd not in ready:
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        connection.send(json.dumps({"status": status}).encode())
+    except (BrokenPipeError, ConnectionResetError):
+        # The client died between two messages; its job must not outlive it.
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        sys.exit(0)
+    finally:
+        os.close(pidfd)
+
+
+def _child(job: dict[str, Any], events: int, errors: int) -> None:
+    """Run the job and leave without Python's teardown: nothing here is worth tearing down."""
+    code = 1
+    try:
+        os.setsid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Where the machine runs out of memory, the kernel shall take the cell, not the driver.
+        Path("/proc/self/oom_score_adj").write_text("1000")
+        os.dup2(errors, 1)
+        os.dup2(errors, 2)
+        faulthandler.enable()
+        if job["cores"]:
+            os.sched_setaffinity(0, job["cores"])
+        with os.fdopen(events, "w", buffering=1) as out:
+            code = _run(job, out)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _run(job: dict[str, Any], out: TextIO) -> int:
+    """The job's events, one JSON line each; a failure is the last line."""
+    from orchestrator import jobs
+
+    try:
+        for line in jobs.run(job):
+            out.write(line + "\n")
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}".strip()
+        text = traceback.format_exc()
+        out.write(json.dumps({"error": [message, text]}) + "\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""One job in one child process, with its deadline and memory cap enforced from outside.
+
+The child is forked from a warm server (`forkserver.py`). What a cell had measured when it was
+stopped is kept: a deadline gives `timeout`, the memory cap or the kernel's own gives
+`out_of_memory`, and a crash (segmentation fault, `os._exit`) is a failed record with what the
+child last wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workloads import environment
+from workloads.cell import Cell, Limits
+from workloads.events import Event, Started, assemble, decode, unmeasured
+from workloads.measurement import Measurement, Reason
+from workloads.record import RunRecord
+
+POLL_SECONDS = 0.02
+START_SECONDS = 120.0
+STDERR_TAIL_BYTES = 4000
+
+
+class ServerDied(RuntimeError):
+    """The fork server itself went away; the job may be tried again."""
+
+
+@dataclass(slots=True)
+class Ended:
+    """How a child ended. `reason` is set where a limit was reached, `error` where it failed."""
+
+    lines: list[str] = field(default_factory=list)
+    reason: Reason | None = None
+    detail: str | None = None
+    error: tuple[str, str] | None = None
+
+
+class Isolation:
+    """A fork server and the one child it may have at a time. Start-up (torch) is paid once."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+
+    def __enter__(self) -> Isolation:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the server and any child. Closing the connection is what ends them."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            try:
+                self._process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._connection = self._process = None
+
+    def start(self) -> None:
+        """Start the server if it is not running, without waiting until it is warm."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.forkserver", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                # Ctrl-C is for the driver, which then ends us in order.
+                start_new_session=True,
+                env=child_environment(),
+            )
+        self._connection = ours
+        self._warm = False
+
+    def run_cell(
+        self,
+        cell: Cell,
+        *,
+        cores: Sequence[int] = (),
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> RunRecord:
+        """Answer one cell. A metric that broke the memory cap does not take the others with it:
+        they are tried in a child of their own, within the same deadline."""
+        self._ensure_ready()  # warming up is not the cell's time
+        started_at, clock = time.time(), time.monotonic()
+        events: list[Event] = []
+        asking = cell
+        while True:
+            left = cell.limits.cell_seconds - (time.monotonic() - clock)
+            limits = Limits(cell_seconds=left, memory_bytes=cell.limits.memory_bytes)
+            ended = self._run_with_retry(
+                {"job": "cell", "cell": asking.to_dict(), "cores": list(cores)}, limits
+            )
+            for line in ended.lines:
+                events.append(decode(line))
+                on_event(events[-1])
+            rest = _metrics_after_cap(asking, events, ended)
+            if not rest:
+                break
+            stopped = [name for name in asking.metrics if name == _running(events)]
+            events += unmeasured(asking, stopped, "out_of_memory", ended.detail)
+            asking = asking.asking(rest)
+        return assemble(
+            cell,
+            events,
+            environment=environment.describe(cell.device),
+            started_at=started_at,
+            seconds=time.monotonic() - clock,
+            missing=ended.reason,
+            detail=ended.detail,
+            error=ended.error,
+        )
+
+    def call(self, job: dict[str, Any], limits: Limits | None = None) -> dict[str, Any]:
+        """Run another job (see `jobs.py`) to its end and return its last line.
+
+        Raises:
+            RuntimeError: it failed or reached a limit; the message says how.
+        """
+        ended = self._run_with_retry({"cores": [], **job}, limits or Limits(cell_seconds=3600))
+        if ended.error is not None:
+            raise RuntimeError(ended.error[0])
+        if ended.reason is not None:
+            raise RuntimeError(f"{job['job']}: {ended.reason}: {ended.detail}")
+        answer: dict[str, Any] = json.loads(ended.lines[-1])
+        return answer
+
+    def _ensure_ready(self) -> None:
+        try:
+            self._ready()
+        except ServerDied:
+            self.close()
+            self._ready()
+
+    def _run_with_retry(self, job: dict[str, Any], limits: Limits) -> Ended:
+        try:
+            return self._run(job, limits)
+        except ServerDied:
+            self.close()
+            return self._run(job, limits)
+
+    def _ready(self) -> socket.socket:
+        self.start()
+        assert self._connection is not None
+        if not self._warm:
+            self._receive(START_SECONDS)
+            self._warm = True
+        return self._connection
+
+    def _receive(self, timeout: float | None) -> dict[str, Any]:
+        assert self._connection is not None
+        self._connection.settimeout(timeout)
+        try:
+            message = self._connection.recv(1 << 16)
+        except (TimeoutError, ConnectionError) as error:
+            raise ServerDied(f"the fork server does not answer ({error})") from None
+        if not message:
+            raise ServerDied("the fork server ended")
+        answer: dict[str, Any] = json.loads(message)
+        return answer
+
+    def _run(self, job: dict[str, Any], limits: Limits) -> Ended:
+        connection = self._ready()
+        killed_before = _kernel_oom_kills()
+        read_end, write_end = os.pipe()
+        with tempfile.TemporaryFile() as errors, os.fdopen(read_end, "rb") as events:
+            try:
+                message = json.dumps(job).encode()
+                socket.send_fds(connection, [message], [write_end, errors.fileno()])
+            except ConnectionError as error:
+                raise ServerDied(str(error)) from None
+            finally:
+                os.close(write_end)
+            pid = self._receive(START_SECONDS)["pid"]
+            ended = _watch(pid, events.fileno(), limits)
+            status = self._receive(START_SECONDS)["status"]
+            if ended.reason is None and ended.error is None and status != 0:
+                _explain_death(ended, status, errors, _kernel_oom_kills() > killed_before)
+        return ended
+
+
+def child_environment() -> dict[str, str]:
+    """What a child may know: no store credentials, and one thread before torch is told
+    otherwise."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "AWS_", "PG"))}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+
+
+def _watch(pid: int, descriptor: int, limits: Limits) -> Ended:
+    """Read a child's lines until it closes its end; kill it where it passes a limit."""
+    ended = Ended()
+    clock = time.monotonic()
+    base = _anonymous_bytes(pid)
+    peak = 0
+    buffer = b""
+    while True:
+        readable, _, _ = select.select([descriptor], [], [], POLL_SECONDS)
+        if readable:
+            chunk = os.read(descriptor, 1 << 20)
+            if not chunk:
+                return ended
+            *complete, buffer = (buffer + chunk).split(b"\n")
+            _take_lines(ended, complete)
+        if ended.reason is not None:
+            continue  # killed; what it had written is still being read
+        used = _anonymous_bytes(pid) - base
+        peak = max(peak, used)
+        seconds = time.monotonic() - clock
+        if seconds > limits.cell_seconds:
+            ended.reason = "timeout"
+            ended.detail = f"stopped after {seconds:.1f} s, at {peak:,} bytes of memory"
+        elif limits.memory_bytes is not None and used > limits.memory_bytes:
+            ended.reason = "out_of_memory"
+            ended.detail = (
+                f"stopped at {used:,} bytes, over the cap of {limits.memory_bytes:,} bytes, "
+                f"after {seconds:.1f} s"
+            )
+        if ended.reason is not None:
+            # The child leads its own group, so what it started itself goes with it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _take_lines(ended: Ended, lines: list[bytes]) -> None:
+    for line in lines:
+        text = line.decode()
+        if text.startswith('{"error":'):
+            message, trace = json.loads(text)["error"]
+            ended.error = (message, trace)
+        elif text:
+            ended.lines.append(text)
+
+
+def _anonymous_bytes(pid: int) -> int:
+    """Memory of the child that no file backs (RssAnon): what it allocated. 0 once it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    _, found, rest = text.partition("RssAnon:")
+    return int(rest.split(None, 1)[0]) * 1024 if found else 0
+
+
+def _explain_death(ended: Ended, status: int, errors: Any, kernel_oom: bool) -> None:
+    """Say how a child died that said nothing of it itself."""
+    errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, errors.tell() - STDERR_TAIL_BYTES))
+    tail = errors.read().decode(errors="replace").strip()
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number == signal.SIGKILL and kernel_oom:
+            ended.reason, ended.detail = "out_of_memory", "killed by the kernel: no memory left"
+            return
+        message = f"the cell's process died of {signal.Signals(number).name}"
+    else:
+        message = f"the cell's process left with exit code {os.WEXITSTATUS(status)}"
+    ended.error = (message, tail or "(it wrote nothing)")
+
+
+def _kernel_oom_kills() -> int:
+    """How many processes the kernel has killed for lack of memory on this machine so far."""
+    try:
+        text = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    _, found, rest = text.partition("\noom_kill ")
+    return int(rest.split(None, 1)[0]) if found else 0
+
+
+def _running(events: list[Event]) -> str | None:
+    """The metric that was being measured when the events ended."""
+    return next((e.metric for e in reversed(events) if isinstance(e, Started)), None)
+
+
+def _metrics_after_cap(cell: Cell, events: list[Event], ended: Ended) -> tuple[str, ...]:
+    """Metrics worth another child after the memory cap stopped one of them."""
+    if ended.reason != "out_of_memory" or cell.kind != "measure":
+        return ()
+    done = {event.metric for event in events if isinstance(event, Measurement)}
+    stopped = _running(events)
+    if stopped is None or stopped not in cell.metrics:
+        return ()
+    return tuple(name for name in cell.metrics if name not in done and name != stopped)

@@ -1,0 +1,140 @@
+"""The finished numbers of one figure, picked out of the tables: which figures there are, and each
+label's points in them. Nothing is computed here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator import quantities
+from orchestrator.analysis.tables import Tables
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What all numbers of one figure share, and the rows of `summary` in it."""
+
+    metric: str
+    task: str
+    size: int
+    batch: str | None
+    rows: tuple[Row, ...]
+
+    @property
+    def key(self) -> tuple[str, str, int, str | None]:
+        return self.metric, self.task, self.size, self.batch
+
+    def holds(self, row: Row) -> bool:
+        """True for a row of any table that belongs into this figure."""
+        return self.key == (row["metric"], row["task"], row["size"], row["batch"])
+
+    @property
+    def unit(self) -> str:
+        unit = str(self.rows[0]["unit"])
+        return "" if unit == "1" else unit
+
+    @property
+    def title(self) -> str:
+        title = str(self.rows[0]["title"] or self.metric)
+        return title[:1].upper() + title[1:]
+
+    @property
+    def better(self) -> str:
+        return str(self.rows[0]["better"])
+
+    @property
+    def log(self) -> bool:
+        """True where values are compared by ratio."""
+        return bool(self.rows[0]["scale"] == "ratio")
+
+    @property
+    def contexts(self) -> list[int]:
+        """Every context planned, also where there is no number."""
+        return sorted({row["seq_len"] for row in self.rows})
+
+    def of(self, label: str) -> list[Row]:
+        """The label's rows in order of context."""
+        return sorted(
+            (row for row in self.rows if row["label"] == label), key=lambda row: row["seq_len"]
+        )
+
+
+def frames(tables: Tables) -> list[Frame]:
+    """One frame per metric, task, size and batch that has a number, in the order of `summary`."""
+    found: dict[tuple[str, str, int, str | None], list[Row]] = {}
+    for row in tables.summary.to_pylist():
+        found.setdefault((row["metric"], row["task"], row["size"], row["batch"]), []).append(row)
+    return [
+        Frame(metric, task, size, batch, tuple(rows))
+        for (metric, task, size, batch), rows in found.items()
+        if any(row["median"] is not None for row in rows)
+    ]
+
+
+def labels(tables: Tables) -> list[str]:
+    """Every label: the baseline, then the others by name. The plan's own order is no guide, for it
+    shuffles each round."""
+    baseline = tables.sweep.baseline
+    return sorted(set(tables.cells["label"].to_pylist()), key=lambda one: (one != baseline, one))
+
+
+def runs(rows: Iterable[Row], value: str) -> Iterator[list[Row]]:
+    """Neighbouring rows that have a number: a line is drawn through each run, never across a
+    gap."""
+    run: list[Row] = []
+    for row in rows:
+        if row[value] is None:
+            if run:
+                yield run
+            run = []
+        else:
+            run.append(row)
+    if run:
+        yield run
+
+
+def conditions(tables: Tables, frame: Frame) -> str:
+    """What is held fixed, in words: `1M parameters, batch 8`."""
+    words = [f"{quantities.size(frame.size)} parameters"]
+    if frame.batch is not None:
+        words.append(batch_words(frame.batch))
+    if len(set(tables.cells["task"].to_pylist())) > 1:
+        words.insert(0, frame.task)
+    return ", ".join(words)
+
+
+def batch_words(batch: str) -> str:
+    """`batch 8`, or `4096 tokens per batch`."""
+    return f"batch {batch}" if batch.isdigit() else f"{batch} per batch"
+
+
+def file_name(tables: Tables, kind: str, **parts: Any) -> str:
+    """A figure's file name: its kind, its metric and batch, and task or size where the sweep has
+    several: `crossover-train_step_time-batch_8`."""
+    several = {
+        "task": len(set(tables.cells["task"].to_pylist())) > 1,
+        "size": len(set(tables.cells["size"].to_pylist())) > 1,
+    }
+    words = [kind]
+    for part, value in parts.items():
+        if value is None or not several.get(part, True):
+            continue
+        text = quantities.size(value) if part == "size" else str(value)
+        words.append(f"batch_{text}" if part == "batch" else text)
+    return "-".join(re.sub(r"[^A-Za-z0-9_.=]+", "_", word) for word in words)
+
+
+def ending(rows: list[Row]) -> str | None:
+    """Why and where a label's curve stops, in words: `out of memory from 4,096`; None where it
+    reaches the last context or nothing says why not."""
+    last = next((i for i in reversed(range(len(rows))) if rows[i]["median"] is not None), -1)
+    if last + 1 >= len(rows):
+        return None
+    after = rows[last + 1]
+    if after["reason"] is None:
+        return None
+    return f"{after['reason'].replace('_', ' ')} from {quantities.count(after['seq_len'])}"

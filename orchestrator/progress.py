@@ -1,0 +1,107 @@
+"""What a person sees while a sweep runs: cells done, time to go, and failures as they happen."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from workloads.cell import Cell
+from workloads.record import RunRecord
+
+
+class LiveProgress:
+    """A progress line per kind of cell. On a terminal it is redrawn in place; elsewhere (a log) a
+    plain line stands for each tenth of the work."""
+
+    def __init__(
+        self, console: Console, cells: Iterable[Cell], seconds: Mapping[str, float]
+    ) -> None:
+        self._console = console
+        self._seconds = dict(seconds)
+        self._left = {cell.id: cell for cell in cells}
+        self._slots = Counter(cell.kind for cell in self._left.values())
+        self._started = time.monotonic()
+        self._predicted_done = 0.0
+        self._spent = Counter[str]()
+        self._predicted = Counter[str]()
+        self._total = len(self._left)
+        self._done = 0
+        self._announced = 0
+        self.width: Mapping[str, int] = {"measure": 1, "train": 1}
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed}/{task.total} cells"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[to_go]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> LiveProgress:
+        for kind, count in self._slots.items():
+            self._tasks[kind] = self._bar.add_task(f"{kind:<8}", total=count, to_go="")
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line above the progress lines."""
+        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    def answered(self, cell: Cell, record: RunRecord) -> None:
+        """One more record."""
+        self._left.pop(cell.id, None)
+        self._done += 1
+        self._spent[cell.kind] += record.seconds
+        self._predicted[cell.kind] += self._seconds.get(cell.id, 0.0)
+        if record.status != "finished":
+            self.say(f"{record.status}: {describe(cell)}: {record.message}", "red")
+        elif record.reason is not None:
+            detail = next((m.detail for m in record.measurements if m.reason), None)
+            text = f"{record.reason.replace('_', ' ')}: {describe(cell)}"
+            self.say(f"{text}: {detail}" if detail else text, "yellow")
+        to_go = duration(self.seconds_to_go()) + " to go"
+        self._bar.update(self._tasks[cell.kind], advance=1, to_go=to_go)
+        self._announce(to_go)
+
+    def seconds_to_go(self) -> float:
+        """Predicted seconds of what is left, corrected by how the predictions did so far."""
+        total = 0.0
+        for kind in ("measure", "train"):
+            left = sum(self._seconds.get(c.id, 0.0) for c in self._left.values() if c.kind == kind)
+            predicted = self._predicted[kind]
+            factor = self._spent[kind] / predicted if predicted else 1.0
+            total += left * factor / max(1, self.width.get(kind, 1))
+        return total
+
+    def _announce(self, to_go: str) -> None:
+        tenth = 10 * self._done // max(1, self._total)
+        if not self._console.is_terminal and tenth > self._announced:
+            self._announced = tenth
+            self.say(f"{self._done} of {self._total} cells, {to_go}")
+
+
+def describe(cell: Cell) -> str:
+    """A cell in words: `train transformer, 256 tokens, seed 3`."""
+    batch = f", batch {cell.batch_size}" if cell.batch_size else ""
+    which = "round" if cell.kind == "measure" else "seed"
+    return f"{cell.kind} {cell.label}, context {cell.seq_len}{batch}, {which} {cell.replicate}"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `7 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+Say = Callable[[str], None]

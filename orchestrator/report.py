@@ -1,0 +1,188 @@
+"""The report: one self-contained HTML file from finished tables and figures.
+
+No clock is in it and nothing is loaded from elsewhere, so that the same tables give the same bytes
+and the file can be sent by mail. Whatever stands in the tables is text and is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from orchestrator import account, quantities
+from orchestrator.analysis.tables import Tables
+from orchestrator.conclusion import answer
+from orchestrator.plots.series import Frame, batch_words, conditions, file_name, frames
+
+Row = dict[str, Any]
+
+IMAGE_BYTES = 4_200_000
+"""Budget of embedded images as text: with it a report stays below five megabytes. Figures beyond it
+are named and remain in `plots/`."""
+
+MAX_FAILURES = 60
+"""Groups of equal failures told one by one; the rest are counted, and stand in `cells.parquet`."""
+
+
+def render(tables: Tables, plots: Path) -> str:
+    """The report as HTML text. `plots` is the folder that `draw_all` filled from these tables."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        quantities.quantity,
+        quantities.interval,
+        quantities.count,
+        quantities.size,
+        quantities.percent,
+        quantities.probability,
+        quantities.span,
+    ):
+        environment.globals[function.__name__] = function
+    environment.globals["figures_of"] = quantities.figures
+    cells = tables.cells.to_pylist()
+    shown = frames(tables)
+    embedded, left_out = figures(tables, plots)
+    verdicts = tables.crossovers.to_pylist()
+    return environment.get_template("report.html.j2").render(
+        sweep=tables.sweep,
+        drawn=tables.sweep.environments.get(tables.sweep.environment or "", {}),
+        answer=answer(tables),
+        counts=account.counts(cells),
+        comparisons=comparisons(tables, shown),
+        has_primary=any(row["primary"] for row in verdicts),
+        tests=len({_pair(row) for row in verdicts if row["p_value"] is not None}),
+        figures=embedded,
+        left_out=left_out,
+        summary=[pivot(tables, frame) for frame in shown],
+        scaling=scaling(tables, shown),
+        fairness=account.fairness(cells),
+        failures=account.failures(cells),
+        max_failures=MAX_FAILURES,
+        prediction=account.prediction(cells),
+        environments=account.environments(tables, cells),
+        sources=account.sources(cells),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedFigure:
+    """A figure as the report holds it: a `data:` address, its caption, its name in `plots/`."""
+
+    name: str
+    caption: str
+    address: str
+
+
+def figures(tables: Tables, folder: Path) -> tuple[list[EmbeddedFigure], list[str]]:
+    """The figures in the order of their weight (primary comparison, winners, others by name), as
+    far as the budget goes, and the names of those beyond it."""
+    first = _primary_figure(tables)
+    found = sorted(
+        folder.glob("*.svg"),
+        key=lambda path: (path.stem != first, not path.stem.startswith("winners"), path.stem),
+    )
+    embedded, left_out, used = [], [], 0
+    for path in found:
+        content = path.read_bytes()
+        address = f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}"
+        used += len(address)
+        if used > IMAGE_BYTES:
+            left_out.append(path.stem)
+            continue
+        told = re.search(rb"<dc:description>(.*?)</dc:description>", content, re.DOTALL)
+        caption = unescape(told.group(1).decode()) if told else path.stem
+        embedded.append(EmbeddedFigure(path.stem, caption, address))
+    return embedded, left_out
+
+
+def _primary_figure(tables: Tables) -> str | None:
+    row = next((row for row in tables.crossovers.to_pylist() if row["primary"]), None)
+    if row is None:
+        return None
+    return file_name(
+        tables,
+        "crossover",
+        metric=row["metric"],
+        task=row["task"],
+        size=row["size"],
+        batch=row["batch"],
+    )
+
+
+def _pair(row: Row) -> tuple[Any, ...]:
+    return row["metric"], row["task"], row["size"], row["batch"], row["challenger"]
+
+
+def _told(row: Row) -> str:
+    """A comparison's conditions in words."""
+    words = [quantities.size(row["size"]) + " parameters"]
+    if row["batch"] is not None:
+        words.append(batch_words(row["batch"]))
+    return ", ".join(words)
+
+
+def comparisons(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
+    """The rows of the crossovers table by block, the primary comparison's block and row first."""
+    known = {frame.key: frame for frame in shown}
+    blocks: dict[tuple[Any, ...], list[Row]] = {}
+    for row in sorted(tables.crossovers.to_pylist(), key=lambda row: not row["primary"]):
+        blocks.setdefault(_pair(row)[:-1], []).append(row)
+    return [
+        {
+            "title": known[key].title if key in known else key[0],
+            "conditions": _told(rows[0]),
+            "log": key not in known or known[key].log,
+            "rows": rows,
+        }
+        for key, rows in blocks.items()
+    ]
+
+
+def pivot(tables: Tables, frame: Frame) -> dict[str, Any]:
+    """One metric's medians as a table: a row per label, a column per context."""
+    by_label: dict[str, dict[int, Row]] = {}
+    for row in frame.rows:
+        by_label.setdefault(row["label"], {})[row["seq_len"]] = row
+    return {
+        "title": frame.title,
+        "conditions": conditions(tables, frame),
+        **_unit(frame),
+        "better": frame.better,
+        "contexts": frame.contexts,
+        "replicates": sorted({row["replicates"] or 0 for row in frame.rows}),
+        "rows": by_label,
+    }
+
+
+def _unit(frame: Frame) -> dict[str, Any]:
+    """`unit` where every number carries it, with its prefix, else `plain`, said once; `digits` are
+    one more there, for losses lie close together."""
+    if quantities.prefixed(frame.unit):
+        return {"unit": frame.unit, "plain": "", "digits": 3}
+    return {"unit": "", "plain": frame.unit, "digits": 4}
+
+
+def scaling(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
+    """The rows of the scaling table that say something, by block, with their metric's title."""
+    rows = [
+        row
+        for row in tables.scaling.to_pylist()
+        if row["local_exponent"] is not None or row["constant"] is not None
+    ]
+    blocks = [(frame, [row for row in rows if frame.holds(row)]) for frame in shown]
+    return [
+        {"title": frame.title, "conditions": _told(mine[0]), **_unit(frame), "rows": mine}
+        for frame, mine in blocks
+        if mine
+    ]

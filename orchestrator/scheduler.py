@@ -1,0 +1,215 @@
+"""Execute cells on Ray: Tune places them, gives them devices, and retries dead workers.
+
+The only file that imports ray. Actors are reused and each cell runs in a child of its own
+(`isolation.py`), so a cell costs hundredths of a second instead of Tune's usual seconds. Tune's
+folder is disposable and its snapshots are off: what happened is in the journal alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+
+from orchestrator.isolation import Isolation
+from orchestrator.runtime import measure_cores, runtime_folder
+from workloads import environment
+from workloads.cell import Cell
+from workloads.record import RunRecord
+
+MAX_WORKER_FAILURES = 2
+"""How often Tune tries a cell again whose worker died, before it is `lost`."""
+
+_Answer = tuple[str, str | None] | BaseException | None
+
+
+class CellRunner(tune.Trainable):  # type: ignore[misc]  # ray ships no types for Trainable
+    """A reused actor: one warm fork server, one cell at a time. One `step` is one cell."""
+
+    def setup(
+        self, config: dict[str, Any], cells: Mapping[str, Cell], cores: Sequence[int]
+    ) -> None:
+        self._cells = cells
+        self._cores = tuple(cores) or environment.cores()
+        self._isolation = Isolation()
+        self._isolation.start()
+
+    def step(self) -> dict[str, Any]:
+        cell = self._cells[self.config["cell"]]
+        pinned = measure_cores(cell.device, self._cores) if cell.kind == "measure" else self._cores
+        record = self._isolation.run_cell(cell, cores=pinned)
+        return {"record": record.to_json(), "done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config = new_config
+        return True
+
+    def cleanup(self) -> None:
+        self._isolation.close()
+
+
+class _Collector(tune.Callback):  # type: ignore[misc]  # ray ships no types for Callback
+    """Hands every answer to the driver's thread. A hook that raised would end the whole run."""
+
+    def __init__(self, answers: queue.Queue[_Answer]) -> None:
+        self._answers = answers
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks beside its folder, which nothing ever restores.
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._answers.put((trial.config["cell"], result["record"]))
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        # Tune keeps every trial's last result; ten thousand records would stay in memory.
+        trial.last_result.pop("record", None)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        self._answers.put((trial.config["cell"], None))
+
+
+def run_on_ray(
+    cells: Sequence[Cell],
+    *,
+    cores: Sequence[int],
+    address: str | None = None,
+    train_slots: int = 0,
+) -> Iterator[tuple[Cell, RunRecord]]:
+    """Answer the cells on a Ray runtime of this machine, or on the cluster at `address`.
+
+    Measure cells come first, each with a whole device to itself; then train cells, which share.
+    `cores` are this machine's; `train_slots` bounds how many train cells run side by side
+    (0: as many as there are cores), so that their predicted memory fits.
+    """
+    with _runtime(address, cores) as storage:
+        for kind in ("measure", "train"):
+            batch = [cell for cell in cells if cell.kind == kind]
+            for share, group in _by_share(batch, cores, train_slots).items():
+                resources = dict(share)
+                yield from _run_tune(group, resources, () if address else cores, storage)
+
+
+@contextlib.contextmanager
+def _runtime(address: str | None, cores: Sequence[int]) -> Iterator[Path]:
+    """Ray up, and down again. Its messages are for its developers: errors only."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    with runtime_folder() as folder, warnings.catch_warnings():
+        # Ray announces changes of its own defaults to whoever starts it.
+        warnings.simplefilter("ignore", FutureWarning)
+        options: dict[str, Any] = {"address": address}
+        if address is None:
+            options = {
+                "num_cpus": len(cores),
+                "include_dashboard": False,
+                "object_store_memory": 100 << 20,
+                "_node_ip_address": "127.0.0.1",
+                "_temp_dir": str(folder),
+            }
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        try:
+            yield folder / "tune"
+        finally:
+            ray.shutdown()
+
+
+def _by_share(
+    cells: Sequence[Cell], cores: Sequence[int], train_slots: int
+) -> dict[tuple[tuple[str, float], ...], list[Cell]]:
+    """Cells grouped by the resources each asks for: actors are reused within equal resources."""
+    groups: dict[tuple[tuple[str, float], ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(_resources(cell, len(cores), train_slots).items()), []).append(cell)
+    return groups
+
+
+def _resources(cell: Cell, cores: int, train_slots: int) -> dict[str, float]:
+    """A measure cell asks for a whole device (all cores, or a GPU); a train cell for a share."""
+    if not environment.is_cpu(cell.device):
+        return {"CPU": 1, "GPU": 1 if cell.kind == "measure" else 1 / max(train_slots, 1)}
+    if cell.kind == "measure":
+        return {"CPU": cores}
+    by_memory = cores / train_slots if train_slots else 1
+    return {"CPU": min(cores, max(environment.threads_of(cell.device), by_memory))}
+
+
+def _run_tune(
+    cells: Sequence[Cell], resources: dict[str, float], cores: Sequence[int], storage: Path
+) -> Iterator[tuple[Cell, RunRecord]]:
+    """One Tune run over cells of equal resources, in its own thread; answers as they come."""
+    by_id: dict[str, Cell] = {cell.id: cell for cell in cells}
+    answers: queue.Queue[_Answer] = queue.Queue()
+    trainable = tune.with_resources(
+        tune.with_parameters(CellRunner, cells=dict(by_id), cores=tuple(cores)), resources
+    )
+    tuner = tune.Tuner(
+        trainable,
+        # The id as text: an object here reaches some hooks as a placeholder.
+        param_space={"cell": tune.grid_search(list(by_id))},
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(
+            storage_path=str(storage),
+            name=f"{cells[0].kind}-{time.monotonic_ns()}",
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=MAX_WORKER_FAILURES),
+            callbacks=[_Collector(answers)],
+            verbose=0,
+        ),
+    )
+    thread = threading.Thread(target=_fit, args=(tuner, answers), daemon=True, name="tune")
+    thread.start()
+    started_at = time.time()
+    while (answer := answers.get()) is not None:
+        if isinstance(answer, BaseException):
+            raise RuntimeError(f"Ray Tune stopped: {answer}") from answer
+        cell_id, record = answer
+        # A worker that dies after it answered is an error to Tune, but its cell is answered.
+        cell = by_id.pop(cell_id, None)
+        if cell is None:
+            continue
+        yield cell, _lost(cell, started_at) if record is None else _parse(record)
+    thread.join()
+
+
+def _fit(tuner: tune.Tuner, answers: queue.Queue[_Answer]) -> None:
+    try:
+        tuner.fit()
+        answers.put(None)
+    except BaseException as error:
+        answers.put(error)
+
+
+def _parse(record: str) -> RunRecord:
+    return RunRecord.from_dict(json.loads(record))
+
+
+def _lost(cell: Cell, started_at: float) -> RunRecord:
+    """The record of a cell whose worker died each time it was tried."""
+    return RunRecord(
+        cell=cell,
+        status="lost",
+        environment=environment.describe(cell.device),
+        started_at=started_at,
+        seconds=time.time() - started_at,
+        message=f"its worker died {MAX_WORKER_FAILURES + 1} times",
+    )
+
+
+Execute = Callable[..., Iterator[tuple[Cell, RunRecord]]]

@@ -1,0 +1,100 @@
+"""`analyze`: records -> Parquet tables, plots, `report.html`; from the journal, else from
+MLflow."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.analysis import tables as tables_of
+from orchestrator.analysis.tables import Tables
+from orchestrator.conclusion import answer
+from orchestrator.errors import NothingRecorded
+from orchestrator.expand import expand
+from orchestrator.journal import Journal
+from orchestrator.plan import Plan
+from orchestrator.plots.plot import draw_all
+from orchestrator.provenance import Envelope
+from orchestrator.report import render
+from orchestrator.results import Results
+from orchestrator.spec import LoadedSpec, load_spec
+from orchestrator.store import MlflowStore, resolve_uri
+
+
+def run(arguments: argparse.Namespace) -> int:
+    loaded = load_spec(arguments.sweep)
+    results = Results.of(loaded.spec.name, arguments.results)
+    store = MlflowStore(resolve_uri(arguments.tracking_uri), loaded.spec.name, results.folder)
+    envelopes = gather(results.journal(), store)
+    if not envelopes:
+        raise NothingRecorded(
+            f"{loaded.path}: nothing is recorded yet, neither in {results.folder} nor in "
+            f"{store.address}; `python -m orchestrator sweep {loaded.path}` measures it"
+        )
+    plan = expand(on_recorded_device(loaded, envelopes))
+    tables = analyse(plan, envelopes, results, store.run_ids())
+    print(answer(tables))
+    print(f"report: {results.report}")
+    return 0
+
+
+def gather(journal: Journal, store: MlflowStore) -> list[Envelope]:
+    """The journal's records; where there are none, those in the MLflow store."""
+    envelopes = journal.read()
+    for path, why in journal.damaged.items():
+        print(f"left out: {path}: {why}", file=sys.stderr)
+    if not envelopes:
+        envelopes = store.records()
+        for run_id, why in store.damaged.items():
+            print(f"left out: MLflow run {run_id}: {why}", file=sys.stderr)
+    return envelopes
+
+
+def on_recorded_device(loaded: LoadedSpec, envelopes: Sequence[Envelope]) -> LoadedSpec:
+    """`device: auto` as what the newest record ran on: this machine may be another one."""
+    if loaded.spec.device != "auto":
+        return loaded
+    device = max(envelopes, key=lambda e: e.finished_at).record.cell.device
+    kind, _, threads = device.partition(":")
+    chosen = {"cpu": {"threads": int(threads)}} if kind == "cpu" else device
+    spec = type(loaded.spec).model_validate(
+        {**dict(loaded.spec), "device": chosen}, from_attributes=True
+    )
+    return dataclasses.replace(loaded, spec=spec)
+
+
+def analyse(
+    plan: Plan,
+    envelopes: Sequence[Envelope],
+    results: Results,
+    run_ids: Mapping[tuple[str, str], str],
+) -> Tables:
+    """Make everything that is made from records; the tables it was made from."""
+    tables = tables_of.build(plan, envelopes, run_ids)
+    tables_of.write(tables, results.tables)
+    draw_all(tables, results.plots)
+    _write(results.report, render(tables, results.plots))
+    return tables
+
+
+def medians(tables: Tables) -> dict[str, list[tuple[int, float]]]:
+    """`train_step_time/lstm/batch 4` -> (context, median): what MLflow draws as curves."""
+    rows = [row for row in tables.summary.to_pylist() if row["median"] is not None]
+    sizes = Counter((row["size"]) for row in rows)
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        parts = [row["metric"], row["label"]]
+        parts += [f"size {row['size']}"] if len(sizes) > 1 else []
+        parts += [f"batch {row['batch']}"] if row["batch"] else []
+        curves.setdefault("/".join(parts), []).append((row["seq_len"], row["median"]))
+    return {name: sorted(curve) for name, curve in curves.items()}
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

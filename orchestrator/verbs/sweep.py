@@ -1,0 +1,196 @@
+"""`sweep`: run what is not answered yet, with live progress; then analyse and answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import runtime
+from orchestrator.answers import Answers
+from orchestrator.cost import CostModel, cost_model
+from orchestrator.errors import SpecError, StoreError
+from orchestrator.expand import expand
+from orchestrator.follower import StoreWriter
+from orchestrator.plan import Plan
+from orchestrator.preparation import prepare
+from orchestrator.progress import LiveProgress, duration
+from orchestrator.results import Results
+from orchestrator.spec import load_spec
+from orchestrator.store import MlflowStore, resolve_uri
+from orchestrator.sweep import Execute, run_sweep
+from workloads import environment
+from workloads.cell import Cell
+from workloads.record import RunRecord
+from workloads.tasks.data import cache_folder
+
+STORE_PATIENCE = 60.0
+"""Seconds that the end of a sweep waits for a store that trails; what is left is caught up
+later."""
+INTERRUPTED_PATIENCE = 2.0
+MEMORY_SHARE = 0.8
+"""Of the machine's memory, what train cells that run side by side may be predicted to take."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    loaded = load_spec(arguments.sweep)
+    if arguments.address and loaded.spec.device == "auto":
+        raise SpecError(
+            loaded.path, ["device: name a device class; `auto` means this machine, not a cluster"]
+        )
+    plan = expand(loaded)
+    results = Results.of(plan.name, arguments.results)
+    store = MlflowStore(resolve_uri(arguments.tracking_uri), plan.name, results.folder)
+    console = Console(highlight=False)
+    with results.locked():
+        return _Sweep(plan, results, store, console, arguments).run()
+
+
+class _Sweep:
+    """One call of the verb."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        results: Results,
+        store: MlflowStore,
+        console: Console,
+        arguments: argparse.Namespace,
+    ) -> None:
+        self._plan, self._results, self._store = plan, results, store
+        self._console, self._arguments = console, arguments
+        self._cores = environment.cores()
+        self._journal = results.journal()
+        self._writer = StoreWriter(store, self._journal, plan, results.folder, self._warn)
+
+    def run(self) -> int:
+        # Before any thread or process starts: they all inherit it.
+        runtime.leave_cores_to_cells([cell.device for cell in self._plan.cells])
+        envelopes = self._journal.read()
+        for path, why in self._journal.damaged.items():
+            self._warn(f"left out: {path}: {why}")
+        answers = Answers.of(self._plan, envelopes)
+        self._say(f"{self._plan.name}: {self._plan.question}")
+        self._writer.start()
+        try:
+            if answers.pending():
+                answers = self._execute(answers)
+        except KeyboardInterrupt:
+            return self._interrupted()
+        return self._conclude(answers)
+
+    def _execute(self, answers: Answers) -> Answers:
+        cache = cache_folder()
+        prepare(self._plan, cache, self._say)
+        model = cost_model(self._plan.cells[0].device, cache, self._journal.read())
+        pending = answers.pending()
+        seconds = {cell.id: model.predict(cell).seconds for cell in pending}
+        slots = _train_slots(self._plan, model, self._cores)
+        with LiveProgress(self._console, pending, seconds) as progress:
+            progress.width = {"measure": 1, "train": 1 if self._arguments.inline else slots}
+            done = len(self._plan.cells) - len(pending)
+            progress.say(
+                f"{len(self._plan.cells)} cells, {done} answered before, {len(pending)} to run, "
+                f"about {duration(progress.seconds_to_go())}; store {self._store.address}"
+            )
+            return run_sweep(
+                self._plan,
+                self._journal,
+                self._executor(slots),
+                model=model,
+                follower=self._writer,
+                watcher=progress,
+            )
+
+    def _executor(self, slots: int) -> Execute:
+        if self._arguments.inline:
+            from orchestrator.inline import run_inline
+
+            return lambda cells: run_inline(cells, cores=self._cores)
+
+        def on_ray(cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord]]:
+            runtime.set_ray_environment()
+            # After the environment is set, for Ray reads it when it is imported.
+            from orchestrator.scheduler import run_on_ray
+
+            return run_on_ray(
+                cells, cores=self._cores, address=self._arguments.address, train_slots=slots
+            )
+
+        return on_ray
+
+    def _conclude(self, answers: Answers) -> int:
+        from orchestrator.conclusion import answer
+        from orchestrator.verbs.analyze import analyse, medians
+
+        behind = self._writer.close(STORE_PATIENCE)
+        envelopes = self._journal.read()
+        tables = analyse(self._plan, envelopes, self._results, self._store.run_ids())
+        try:
+            self._store.finish(self._plan, medians(tables), self._results.folder)
+        except StoreError as error:
+            self._warn(f"the results are not in the store yet: {error}")
+        if behind:
+            self._warn(f"{behind} cells are not in the store yet; the next command records them")
+        self._console.print(_summary(self._plan, answers))
+        self._say(answer(tables))
+        self._say(f"report: {_shown(self._results.report)}")
+        self._say(f"tables: {_shown(self._results.tables)}, store: {self._store.address}")
+        counts = answers.counts()
+        failing = counts["failed"] + counts["lost"] + counts["pending"]
+        if failing:
+            self._say(f"{failing} cells have no answer; the same command tries them again")
+        return 1 if failing else 0
+
+    def _interrupted(self) -> int:
+        self._writer.close(INTERRUPTED_PATIENCE)
+        answers = Answers.of(self._plan, self._journal.read())
+        done = answers.counts()["finished"]
+        self._say(
+            f"interrupted: {done} of {len(self._plan.cells)} cells are answered and kept; "
+            "the same command goes on from here"
+        )
+        return 130
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def _warn(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _train_slots(plan: Plan, model: CostModel, cores: Sequence[int]) -> int:
+    """How many train cells run side by side: one a core, as far as their memory goes."""
+    peaks = [model.predict(cell).peak_bytes for cell in plan.cells if cell.kind == "train"]
+    if not peaks or not environment.is_cpu(plan.cells[0].device):
+        return 1
+    threads = environment.threads_of(plan.cells[0].device)
+    by_memory = int(MEMORY_SHARE * _memory_bytes() / max(peaks))
+    return max(1, min(len(cores) // threads, by_memory))
+
+
+def _memory_bytes() -> int:
+    text = Path("/proc/meminfo").read_text()
+    return int(text.partition("MemTotal:")[2].split(None, 1)[0]) * 1024
+
+
+def _summary(plan: Plan, answers: Answers) -> Table:
+    """Cells by label and status."""
+    statuses = [s for s in ("finished", "failed", "lost", "pending") if answers.counts()[s]]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("label")
+    for status in statuses:
+        table.add_column(status, justify="right")
+    for label in dict.fromkeys(cell.label for cell in plan.cells):
+        of_label = [answers.status(cell) for cell in plan.cells if cell.label == label]
+        table.add_row(label, *(str(of_label.count(status)) for status in statuses))
+    return table
+
+
+def _shown(path: Path) -> str:
+    """A path relative to the working directory where it lies below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

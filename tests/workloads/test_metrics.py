@@ -1,0 +1,138 @@
+"""The instruments read what they claim: known amounts of memory, single calls, bounded samples."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.workloads.tiny_cells import measure_cell
+from workloads import timing
+from workloads.check import check
+from workloads.metrics import decode_time
+from workloads.record import RunRecord
+from workloads.subject import Subject
+
+CPU = torch.device("cpu")
+MEGABYTES = 1_000_000
+BALLAST = 300 * MEGABYTES
+ROOT = Path(__file__).parents[2]
+
+
+def memory_of(options: dict[str, int]) -> tuple[float, float]:
+    """Peak of tensors and of the process, in a process of its own, as a sweep would take them."""
+    cell = measure_cell(
+        architecture="ballast",
+        options=options,
+        seq_len=64,
+        metrics=("peak_memory", "peak_process_memory"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "workloads", "-", "--quiet"],
+        input=json.dumps(cell.to_dict()),
+        env={**os.environ, "WORKLOADS_PLUGINS": str(ROOT / "tests/plugins")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    record = RunRecord.from_dict(json.loads(done.stdout.splitlines()[-1]))
+    tensors, process = record.measurements
+    return tensors.samples[0], process.samples[0]
+
+
+@pytest.fixture(scope="module")
+def without_ballast() -> tuple[float, float]:
+    return memory_of({})
+
+
+@pytest.mark.parametrize("option", ["bytes", "scratch_bytes"])
+def test_ballast_shows_in_both_memory_metrics(
+    option: str, without_ballast: tuple[float, float]
+) -> None:
+    tensors, process = memory_of({option: BALLAST})
+    assert tensors - without_ballast[0] == pytest.approx(BALLAST, rel=0.01)
+    assert process - without_ballast[1] == pytest.approx(BALLAST, rel=0.10)
+
+
+def test_peak_memory_holds_weights_gradients_and_moments(
+    without_ballast: tuple[float, float],
+) -> None:
+    built = check(measure_cell(architecture="lstm", seq_len=64))
+    assert without_ballast[0] > 16 * built.parameters
+
+
+def test_samples_are_single_calls_after_a_warm_up() -> None:
+    calls = []
+    samples = timing.sample(
+        lambda: calls.append(gc.isenabled()), device=CPU, warm_up=2, max_samples=5, min_seconds=1e9
+    )
+    assert len(samples) == 5 and len(calls) == 7
+    assert not any(calls[2:]), "the garbage collector must rest while a sample is taken"
+    assert gc.isenabled()
+
+
+def test_a_slow_call_is_sampled_no_more_than_needed() -> None:
+    samples = timing.sample(
+        lambda: time.sleep(0.02), device=CPU, warm_up=0, min_samples=3, min_seconds=0.01
+    )
+    assert len(samples) == 3 and min(samples) >= 0.02
+
+
+def test_sampling_ends_when_there_was_time_enough() -> None:
+    samples = timing.sample(lambda: time.sleep(0.02), device=CPU, warm_up=0, min_seconds=0.1)
+    assert 4 <= len(samples) <= 5
+
+
+def test_the_collector_is_put_back_after_an_error() -> None:
+    def broken() -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        timing.sample(broken, device=CPU, warm_up=0)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("architecture", ["lstm", "transformer"])
+def test_decoding_grows_the_context_no_further_than_said(architecture: str) -> None:
+    cell = measure_cell(architecture=architecture)
+    subject = Subject(cell, check(cell), CPU)
+    steps = []
+    subject.model.embedding.register_forward_hook(lambda _, inputs, out: steps.append(out.shape))
+    samples = decode_time.measure(subject)
+    assert decode_time.MIN_SAMPLES <= len(samples) <= decode_time.MAX_STEPS
+    assert len(steps) == 1 + timing.warm_up_calls(CPU) + len(samples) <= 1 + decode_time.MAX_STEPS
+
+
+def test_inputs_depend_on_the_round_alone() -> None:
+    def tokens(**fields: object) -> torch.Tensor:
+        cell = measure_cell(**fields)
+        return Subject(cell, check(cell), CPU).tokens
+
+    assert torch.equal(tokens(architecture="lstm"), tokens(architecture="transformer"))
+    assert not torch.equal(tokens(), tokens(round=1))
+
+
+def test_a_freed_subject_holds_no_model() -> None:
+    cell = measure_cell()
+    subject = Subject(cell, check(cell), CPU)
+    before = subject.model
+    subject.free()
+    assert subject.model is not before
+
+
+def test_training_steps_do_not_share_weights() -> None:
+    cell = measure_cell()
+    subject = Subject(cell, check(cell), CPU)
+    first, second = subject.training_step(), subject.training_step()
+    first()
+    weights = [step.model.head.weight for step in (first, second)]
+    assert not torch.equal(*weights)
+    assert torch.equal(weights[1], subject.model.head.weight)

@@ -1,0 +1,37 @@
+"""Cells so small that one runs in about a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workloads.cell import Cell
+
+_BASE: dict[str, Any] = {
+    "architecture": "lstm",
+    "architecture_version": 1,
+    "task": "language_modelling",
+    "task_version": 1,
+    "size": 20_000,
+    "num_layers": 1,
+    "precision": "float32",
+    "device": "cpu:1",
+    "seq_len": 32,
+}
+
+
+def measure_cell(**fields: Any) -> Cell:
+    content = _BASE | {"batch_size": 2, "round": 0, "metrics": ("train_step_time",)} | fields
+    return Cell(kind="measure", label=content["architecture"], **content)
+
+
+def train_cell(**fields: Any) -> Cell:
+    content = _BASE | {
+        "seed": 0,
+        "tokens": 64 * 20,
+        "tokens_per_update": 64,
+        "learning_rate": 2e-3,
+        "task_options": {"validation_tokens": 512},
+        "metrics": ("validation_loss",),
+    }
+    content |= fields
+    return Cell(kind="train", label=content["architecture"], **content)

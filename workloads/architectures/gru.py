@@ -1,0 +1,90 @@
+"""The gated recurrent unit: a recurrent network with one state vector and two gates a layer.
+
+Idea: h_t = (1 - z_t) n_t + z_t h_(t-1), where the update gate z decides how much is kept and the
+reset gate r how much of the past the candidate n sees. Paper: Cho et al. 2014, "Learning Phrase
+Representations using RNN Encoder-Decoder", in cuDNN's variant, which applies r after the recurrent
+matrix. A token costs 12 d^2 FLOPs at any context, one token after another even in training; the
+state is d numbers a sequence.
+
+Kernels: `torch.nn.GRU`, one layer, hidden width d_model, no output projection; that is ATen on a
+CPU (oneDNN has the GRU but torch does not call it, so it loses to the LSTM there for want of a
+kernel, not by its arithmetic) and cuDNN on an NVIDIA GPU. A decoding step uses `torch.gru_cell` on
+the same weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from workloads.mixer import Mixer, MixerState
+from workloads.plugins import Architecture, Unsupported
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Nothing to set."""
+
+
+@dataclass(slots=True)
+class GruState(MixerState):
+    """hidden: (B, D)."""
+
+    hidden: Tensor
+
+
+class Gru(Mixer):
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self.rnn = nn.GRU(d_model, d_model, batch_first=True)
+
+    def initialise(self, residual_scale: float) -> None:
+        """torch's own U(-1/sqrt(D), 1/sqrt(D)) for the weights, as in the LSTM; zero biases, which
+        let half of the past through at the start."""
+        w_ih, w_hh, b_ih, b_hh = self.rnn.all_weights[0]
+        bound = self.d_model**-0.5
+        nn.init.uniform_(w_ih, -bound, bound)
+        nn.init.uniform_(w_hh, -bound, bound)
+        nn.init.zeros_(b_ih)
+        nn.init.zeros_(b_hh)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.rnn(x)[0]
+        return output
+
+    def empty_state(
+        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
+    ) -> GruState:
+        return GruState(torch.zeros((batch_size, self.d_model), device=device, dtype=dtype))
+
+    def prefill(self, x: Tensor, state: GruState) -> tuple[Tensor, GruState]:
+        output, hidden = self.rnn(x, state.hidden[None])
+        return output, GruState(hidden[0])
+
+    def step(self, x: Tensor, state: GruState) -> tuple[Tensor, GruState]:
+        hidden = torch.gru_cell(x, state.hidden, *self.rnn.all_weights[0])
+        return hidden, GruState(hidden)
+
+
+def _implementation(options: Options, device_type: str) -> str:
+    if device_type == "cpu":
+        return "torch.nn.GRU (ATen)"
+    cudnn = torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
+    if torch.version.cuda is not None and not cudnn:
+        raise Unsupported("this torch is built without cuDNN, the fast kernel of nn.GRU")
+    return "torch.nn.GRU (cuDNN)"
+
+
+ARCHITECTURE = Architecture(
+    title="GRU",
+    version=1,
+    options=Options,
+    mixer=lambda d_model, options: Gru(d_model),
+    state_bytes=lambda d_model, options, seq_len, element_bytes: d_model * element_bytes,
+    flops_per_token=lambda d_model, options, seq_len: 12.0 * d_model**2,
+    saved_elements_per_token=lambda d_model, options, seq_len: 8.0 * d_model,
+    implementation=_implementation,
+)

@@ -1,0 +1,99 @@
+"""The long short-term memory: a gated recurrent network with one hidden and one cell vector a
+layer.
+
+Idea: a cell c_t = f_t c_(t-1) + i_t g_t carries memory additively, gates i, f, o decide what is
+written, kept and read: h_t = o_t tanh(c_t). Paper: Hochreiter and Schmidhuber 1997, "Long
+Short-Term Memory", with the forget gate of Gers et al. 2000. A token costs 16 d^2 FLOPs at any
+context, one token after another even in training; the state is 2 d numbers a sequence.
+
+Kernels: `torch.nn.LSTM`, one layer, hidden width d_model, no output projection; that is oneDNN on a
+CPU (in float32 and, where the CPU has it, bfloat16; ATen in float64) and cuDNN on an NVIDIA GPU. A
+decoding step uses `torch.lstm_cell` on the same weights, because nn.LSTM repacks all weights on
+every call, up to 29 times slower at one token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from workloads.mixer import Mixer, MixerState
+from workloads.plugins import Architecture, Unsupported
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Nothing to set."""
+
+
+@dataclass(slots=True)
+class LstmState(MixerState):
+    """hidden, cell: (B, D)."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+class Lstm(Mixer):
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self.rnn = nn.LSTM(d_model, d_model, batch_first=True)
+
+    def initialise(self, residual_scale: float) -> None:
+        """torch's own U(-1/sqrt(D), 1/sqrt(D)) for the weights: N(0, 0.02) would close the
+        recurrence at small widths. Biases are zero, but the forget gate's is 1 (Jozefowicz et al.
+        2015), so that memory lasts from the start."""
+        w_ih, w_hh, b_ih, b_hh = self.rnn.all_weights[0]
+        bound = self.d_model**-0.5
+        nn.init.uniform_(w_ih, -bound, bound)
+        nn.init.uniform_(w_hh, -bound, bound)
+        nn.init.zeros_(b_ih)
+        nn.init.zeros_(b_hh)
+        with torch.no_grad():
+            b_ih[self.d_model : 2 * self.d_model] = 1.0  # the gates' order is i, f, g, o
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.rnn(x)[0]
+        return output
+
+    def empty_state(
+        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
+    ) -> LstmState:
+        shape = (batch_size, self.d_model)
+        return LstmState(
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(shape, device=device, dtype=dtype),
+        )
+
+    def prefill(self, x: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
+        output, (hidden, cell) = self.rnn(x, (state.hidden[None], state.cell[None]))
+        return output, LstmState(hidden[0], cell[0])
+
+    def step(self, x: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
+        hidden, cell = torch.lstm_cell(x, (state.hidden, state.cell), *self.rnn.all_weights[0])
+        return hidden, LstmState(hidden, cell)
+
+
+def _implementation(options: Options, device_type: str) -> str:
+    if device_type == "cpu":
+        onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        return f"torch.nn.LSTM ({'oneDNN' if onednn else 'ATen'})"
+    cudnn = torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
+    if torch.version.cuda is not None and not cudnn:
+        raise Unsupported("this torch is built without cuDNN, the fast kernel of nn.LSTM")
+    return "torch.nn.LSTM (cuDNN)"
+
+
+ARCHITECTURE = Architecture(
+    title="LSTM",
+    version=1,
+    options=Options,
+    mixer=lambda d_model, options: Lstm(d_model),
+    state_bytes=lambda d_model, options, seq_len, element_bytes: 2 * d_model * element_bytes,
+    flops_per_token=lambda d_model, options, seq_len: 16.0 * d_model**2,
+    saved_elements_per_token=lambda d_model, options, seq_len: 17.2 * d_model,
+    implementation=_implementation,
+)

@@ -1,0 +1,70 @@
+"""The device a cell runs on: opened by its class, with the arithmetic that everything here assumes.
+
+float32 means float32: TF32 is off in matrix products, convolutions and cuDNN's recurrent layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from workloads.cell import Cell, Scalar
+from workloads.environment import device_slug, is_cpu, threads_of
+from workloads.plugins import Unsupported
+
+
+def open_device(cell: Cell) -> torch.device:
+    """The cell's device, ready: thread count, precision of products, memory limit of an
+    accelerator.
+
+    Raises:
+        Unsupported: this machine has no such accelerator, or torch cannot use it.
+    """
+    torch.set_num_threads(threads_of(cell.device))
+    if is_cpu(cell.device):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise Unsupported(
+            f"{cell.device}: torch {torch.__version__} finds no CUDA device here; install a CUDA "
+            "build of torch, or run this cell where the device is"
+        )
+    device = torch.device("cuda", 0)
+    name = device_slug(torch.cuda.get_device_name(device))
+    if name != cell.device:
+        raise Unsupported(
+            f"{cell.device}: the first device here is {name}; say `device: {name}` in the sweep, "
+            "or choose the other one with CUDA_VISIBLE_DEVICES"
+        )
+    torch.cuda.set_device(device)
+    for kernels in _float32_kernels():
+        kernels.fp32_precision = "ieee"
+    _limit_memory(device, cell.limits.memory_bytes)
+    return device
+
+
+def _float32_kernels() -> tuple[Any, ...]:
+    """What may round float32 to TF32: matrix products, convolutions, recurrent layers. cuDNN's own
+    switch does not reach the last two in torch 2.11, and both start with TF32 on."""
+    cudnn: Any = torch.backends.cudnn
+    return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
+
+
+def _limit_memory(device: torch.device, limit: int | None) -> None:
+    """Allocations beyond the cell's limit fail as if the device were full."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    share = 1.0 if limit is None else min(1.0, limit / total)
+    torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def facts(device: torch.device) -> dict[str, Scalar]:
+    """How this process computes: threads, and how float32 products are rounded (`ieee`, `tf32`)."""
+    if device.type == "cpu":
+        return {"num_threads": torch.get_num_threads(), "float32_products": "ieee"}
+    roundings = {kernels.fp32_precision for kernels in _float32_kernels()}
+    return {
+        "num_threads": torch.get_num_threads(),
+        "float32_products": ", ".join(sorted(roundings)),
+        "device_memory": torch.cuda.get_device_properties(device).total_memory,
+        "cuda": torch.version.cuda,
+    }

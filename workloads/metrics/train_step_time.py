@@ -1,0 +1,22 @@
+"""Seconds of one training step: forward, cross-entropy, backward, AdamW (fused), gradients dropped.
+
+Protocol: a fresh model and one fixed batch of random tokens, `batch_size` by `seq_len`; two steps
+to warm up, five on an accelerator (the first makes the optimiser's moments), then single steps,
+each a sample. Left out: data loading, gradient clipping, evaluation. bfloat16 is autocast over
+float32 weights, as in training.
+"""
+
+from __future__ import annotations
+
+from workloads import timing
+from workloads.plugins import Metric
+from workloads.subject import Subject
+
+
+def measure(subject: Subject) -> tuple[float, ...]:
+    return timing.sample(subject.training_step(), device=subject.device)
+
+
+METRIC = Metric(
+    title="training step time", version=1, unit="s", work="training_steps", measure=measure
+)

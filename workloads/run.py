@@ -1,0 +1,205 @@
+"""Runs one cell in this process, yielding each figure as soon as it is there.
+
+What a limit stops is a result and becomes a reason; any other exception is ours to mend and leaves
+through the top.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+# torch imports its compiler at the first optimiser step or meta tensor, for seconds. Here, a
+# process that children are forked from pays that once.
+import torch._dynamo
+
+from workloads import device as devices
+from workloads import plugins
+from workloads.cell import Cell
+from workloads.check import Built, check
+from workloads.events import Event, Facts, Started, unmeasured
+from workloads.measurement import Measurement
+from workloads.model import build
+from workloads.plugins import Metric, Unsupported
+from workloads.subject import Subject
+from workloads.tasks.data import cache_folder
+from workloads.train import MIN_UPDATES, Diverged, TrainedModel, schedule_of, train
+
+_OUT_OF_MEMORY_WORDS = (
+    "can't allocate memory",  # torch's CPU allocator
+    "not enough memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "bad_alloc",
+)
+_NEEDED = {
+    "measure": ("batch_size", "round"),
+    "train": ("seed", "tokens", "tokens_per_update", "learning_rate"),
+}
+
+
+def verify(cell: Cell) -> Built:
+    """What the cell will build, checked without device or data.
+
+    Raises:
+        ValueError: a field that its kind needs is missing, a plug-in or metric is unknown or has
+        another version here, or the model cannot be built.
+    """
+    if cell.kind not in _NEEDED:
+        raise ValueError(plugins.unknown("kind", cell.kind, _NEEDED))
+    faults = [
+        f"a {cell.kind} cell needs {name}"
+        for name in _NEEDED[cell.kind]
+        if getattr(cell, name) is None
+    ]
+    for what, plugin, version in (
+        (
+            "architecture",
+            plugins.load("architectures", cell.architecture),
+            cell.architecture_version,
+        ),
+        ("task", plugins.load("tasks", cell.task), cell.task_version),
+    ):
+        if plugin.version != version:
+            faults.append(f"the cell is of {what} version {version}, here is {plugin.version}")
+    for name in cell.metrics:
+        metric = plugins.metric(cell.task, name)
+        if (metric.measure if cell.kind == "measure" else metric.evaluate) is None:
+            faults.append(f"a {cell.kind} cell does not have the metric {name}")
+    if faults:
+        raise ValueError("; ".join(faults))
+    return check(cell)
+
+
+def run(cell: Cell, cache: Path | None = None) -> Iterator[Event]:
+    """Build, then measure or train and evaluate, one cell.
+
+    Args:
+        cell: what to run; `cell.metrics` says what is asked.
+        cache: where prepared data live (default: tasks.data.cache_folder()).
+
+    Yields:
+        Facts early, Started before each phase, each Measurement when it is ready.
+
+    Raises:
+        ValueError: the cell is not one that can be run (see `verify`).
+    """
+    # What is imported stays; a collection between metrics would walk it for a third of a second.
+    gc.freeze()
+    try:
+        yield from _run(cell, cache)
+    finally:
+        gc.unfreeze()
+
+
+def _run(cell: Cell, cache: Path | None) -> Iterator[Event]:
+    built = verify(cell)
+    torch.manual_seed(cell.replicate)
+    try:
+        if built.unsupported is not None:
+            raise Unsupported(built.unsupported)
+        device = devices.open_device(cell)
+    except Unsupported as error:
+        yield from unmeasured(cell, cell.metrics, "unsupported", str(error))
+        return
+    yield _facts(built, device)
+    if cell.kind == "measure":
+        yield from _measure(Subject(cell, built, device))
+    else:
+        yield from _train(cell, built, device, cache or cache_folder())
+
+
+def _facts(built: Built, device: torch.device) -> Facts:
+    return Facts(
+        {
+            "parameters": built.parameters,
+            "total_parameters": built.total_parameters,
+            "d_model": built.shape.d_model,
+            "mlp_width": built.shape.mlp_width,
+            "implementation": built.implementation,
+            **devices.facts(device),
+        }
+    )
+
+
+def _measure(subject: Subject) -> Iterator[Event]:
+    asked = {name: plugins.metric(subject.cell.task, name) for name in subject.cell.metrics}
+    for name in sorted(asked, key=lambda name: asked[name].turn):
+        yield Started(name)
+        yield _measured(subject, name, asked[name])
+        # After the exception is gone, for its traceback holds what was allocated.
+        subject.free()
+
+
+def _measured(subject: Subject, name: str, metric: Metric) -> Measurement:
+    assert metric.measure is not None
+    try:
+        return metric.measurement(name, metric.measure(subject))
+    except Unsupported as error:
+        return metric.measurement(name, reason="unsupported", detail=str(error))
+    except (RuntimeError, MemoryError) as error:
+        detail = _out_of_memory(error)
+        if detail is None:
+            raise
+        return metric.measurement(name, reason="out_of_memory", detail=detail)
+
+
+def _out_of_memory(error: RuntimeError | MemoryError) -> str | None:
+    """What an allocator said when it had no more, in one line; None where the error is another."""
+    text = str(error).strip()
+    words = any(word in text for word in _OUT_OF_MEMORY_WORDS)
+    if not (words or isinstance(error, torch.OutOfMemoryError | MemoryError)):
+        return None
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _train(cell: Cell, built: Built, device: torch.device, cache: Path) -> Iterator[Event]:
+    task = plugins.load("tasks", cell.task)
+    yield Started("data")
+    data = task.prepare(plugins.build_options(task.options, cell.task_options), cache)
+    yield Facts(data.facts)
+    yield Started("training")
+    try:
+        model = build(built.shape, seed=cell.replicate, device=device)
+        trained = yield from train(cell, model, data, device)
+    except Diverged as error:
+        yield from unmeasured(cell, cell.metrics, "diverged", str(error))
+        return
+    except (RuntimeError, MemoryError) as error:
+        detail = _out_of_memory(error)
+        if detail is None:
+            raise
+        yield from unmeasured(cell, cell.metrics, "out_of_memory", detail)
+        return
+    for name in cell.metrics:
+        yield Started(name)
+        yield _evaluated(trained, name, plugins.metric(cell.task, name))
+
+
+def _evaluated(trained: TrainedModel, name: str, metric: Metric) -> Measurement:
+    assert metric.evaluate is not None
+    try:
+        found = metric.evaluate(trained)
+    except (RuntimeError, MemoryError) as error:
+        detail = _out_of_memory(error)
+        if detail is None:
+            raise
+        return metric.measurement(name, reason="out_of_memory", detail=detail)
+    if not all(map(math.isfinite, found.samples)):
+        return metric.measurement(
+            name, reason="diverged", detail="the model's outputs are not finite after training"
+        )
+    updates = schedule_of(trained.cell).updates
+    short = updates < MIN_UPDATES
+    return metric.measurement(
+        name,
+        found.samples,
+        coordinate=found.coordinate,
+        at=found.at,
+        reason="undertrained" if short else None,
+        detail=f"{updates} updates; a verdict needs {MIN_UPDATES}" if short else None,
+    )

@@ -1,0 +1,111 @@
+"""What a measured metric is given: one cell's model, built when it is needed, and generated inputs
+of its size.
+
+Nothing is learnt here, so inputs are random tokens, drawn on the CPU from the round alone: every
+architecture sees the same ones.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from workloads.cell import Cell
+from workloads.check import Built
+from workloads.model import Backbone, ModelShape, build, dtype_of
+from workloads.train import adamw, next_token_losses
+
+# Weights move at this rate in a timed step; no number here depends on it.
+_LEARNING_RATE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingStep:
+    """One training step over one batch: forward, cross-entropy, backward, AdamW, gradients
+    dropped. Clipping and data loading are left out."""
+
+    model: Backbone
+    optimizer: torch.optim.AdamW
+    inputs: Tensor
+    targets: Tensor
+    precision: str
+
+    def __call__(self) -> None:
+        loss = next_token_losses(self.model, self.inputs, self.targets, self.precision).mean()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def held_bytes(self) -> int:
+        """Bytes of what lives from step to step: weights, buffers, gradients, moments, the batch;
+        each storage once."""
+        tensors = [self.inputs, self.targets, *self.model.parameters(), *self.model.buffers()]
+        tensors += [p.grad for p in self.model.parameters() if p.grad is not None]
+        tensors += [
+            value
+            for state in self.optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        ]
+        storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+        return sum(storages.values())
+
+
+class Subject:
+    """One measure cell, ready to be measured; nothing is built before a metric asks for it."""
+
+    def __init__(self, cell: Cell, built: Built, device: torch.device) -> None:
+        assert cell.batch_size is not None
+        self.cell = cell
+        self.built = built
+        self.device = device
+        self.batch_size = cell.batch_size
+        self.dtype = dtype_of(cell.precision)
+
+    @property
+    def shape(self) -> ModelShape:
+        return self.built.shape
+
+    @cached_property
+    def model(self) -> Backbone:
+        """The model for inference, weights in the cell's precision; shared until `free`."""
+        seed = self.cell.replicate
+        return build(self.shape, seed=seed, device=self.device, dtype=self.dtype).eval()
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """Random token ids, int64 (batch_size, seq_len + 1): a context, and one token more."""
+        generator = torch.Generator().manual_seed(self.cell.replicate)
+        size = (self.batch_size, self.cell.seq_len + 1)
+        return torch.randint(self.shape.vocab_size, size, generator=generator).to(self.device)
+
+    def training_step(self) -> TrainingStep:
+        """A training step of a model of its own, with float32 weights and an optimiser that has not
+        stepped yet."""
+        model = build(self.shape, seed=self.cell.replicate, device=self.device).train()
+        return TrainingStep(
+            model=model,
+            optimizer=adamw(model, _LEARNING_RATE),
+            inputs=self.tokens[:, :-1].contiguous(),
+            targets=self.tokens[:, 1:].contiguous(),
+            precision=self.cell.precision,
+        )
+
+    @torch.inference_mode()
+    def prefilled(self, room: int = 0) -> tuple[Tensor, list[object]]:
+        """The whole context through prefill: the last logits (batch_size, vocab), and the state
+        after it with room for so many tokens more."""
+        state = self.model.empty_state(self.batch_size, self.cell.seq_len + room)
+        return self.model.prefill(self.tokens[:, :-1], state)
+
+    def free(self) -> None:
+        """Drop model and inputs, and give an accelerator's unused memory back."""
+        for name in ("model", "tokens"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,125 @@
+"""Prepared task data: token streams as memory maps with a description beside them, written once per
+machine.
+
+A folder appears under its name by one rename, with everything in it, so that what can be seen is
+complete, and two processes that prepare the same data at once do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workloads.cell import Scalar
+
+DATA_SCHEMA = 1
+_DESCRIPTION = "data.json"
+_ARRAYS = ("train", "validation", "train_documents", "validation_documents", "token_bytes")
+
+Tokens = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskData:
+    """Token streams of a task.
+
+    `train` and `validation` are one-dimensional token ids; `train_documents` and
+    `validation_documents` are the positions at which their documents begin. `token_bytes[id]` is
+    the bytes of text that a token stands for. `facts` say source, licence and tokenizer.
+    """
+
+    train: Tokens
+    validation: Tokens
+    train_documents: NDArray[np.int64]
+    validation_documents: NDArray[np.int64]
+    token_bytes: NDArray[np.int32]
+    facts: Mapping[str, Scalar]
+
+
+class DamagedData(ValueError):
+    """A folder of prepared data is not what was written; the message says how to mend it."""
+
+
+def cache_folder() -> Path:
+    """Where prepared data live: WORKLOADS_CACHE, else `workloads` in the user's cache folder."""
+    if own := os.environ.get("WORKLOADS_CACHE"):
+        return Path(own)
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "workloads"
+
+
+def prepared(folder: Path, build: Callable[[], TaskData]) -> TaskData:
+    """The data in `folder` as memory maps; `build` makes them where they are not there yet.
+
+    Raises:
+        DamagedData: the folder is there, and is not what was written.
+    """
+    if not folder.exists():
+        _write(build(), folder)
+    return load(folder)
+
+
+def load(folder: Path) -> TaskData:
+    """The data that were written to `folder`, mapped and not read. Raises DamagedData."""
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        if description["schema"] != DATA_SCHEMA:
+            raise ValueError(f"schema {description['schema']}, this version reads {DATA_SCHEMA}")
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        for name, array in arrays.items():
+            if [array.dtype.str, len(array)] != description["arrays"][name]:
+                raise ValueError(f"{name} has {len(array)} {array.dtype} elements")
+        return TaskData(**arrays, facts=description["facts"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DamagedData(
+            f"prepared data in {folder} are damaged ({error}); delete the folder, and they are "
+            "prepared anew"
+        ) from None
+
+
+def _write(data: TaskData, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        described: dict[str, list[str | int]] = {}
+        digest = hashlib.sha256()
+        for name in _ARRAYS:
+            array = getattr(data, name)
+            np.save(draft / f"{name}.npy", array)
+            described[name] = [array.dtype.str, len(array)]
+            digest.update(np.ascontiguousarray(array).data)
+        facts = {**data.facts, "data_sha256": digest.hexdigest()}
+        description = {"schema": DATA_SCHEMA, "facts": facts, "arrays": described}
+        (draft / _DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+        draft.rename(folder)
+    except OSError:
+        # A twin may have come first; rename refuses to replace a folder with content.
+        if not (folder / _DESCRIPTION).exists():
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def token_stream(
+    documents: Iterable[NDArray[Any]], separator: int, dtype: type[np.unsignedinteger[Any]]
+) -> tuple[Tokens, NDArray[np.int64]]:
+    """Documents one after another, each followed by the separator, and where each begins."""
+    end = np.array([separator], dtype=dtype)
+    pieces: list[Tokens] = []
+    starts: list[int] = []
+    length = 0
+    for document in documents:
+        starts.append(length)
+        pieces += [document.astype(dtype, copy=False), end]
+        length += len(document) + 1
+    return np.concatenate(pieces or [end[:0]]), np.array(starts, dtype=np.int64)

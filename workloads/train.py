@@ -1,0 +1,230 @@
+"""The training loop: one architecture, one length, one seed, a fixed budget of tokens; the same
+recipe for every architecture.
+
+AdamW (Loshchilov and Hutter 2019), betas 0.9 and 0.95, weight decay 0.1 on matrices only; linear
+warm-up, then a cosine to a tenth; gradients clipped to norm 1. Every update sees the same number of
+tokens at every length, by accumulation where needed, and at one seed the same windows of text
+whatever the architecture. bfloat16 is autocast over float32 weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workloads.cell import Cell
+from workloads.events import Facts, Progress
+from workloads.measurement import Measurement
+from workloads.model import Backbone
+from workloads.plugins import Metric
+from workloads.tasks.data import TaskData, Tokens
+from workloads.timing import Pace
+
+# Tokens in one forward and backward pass at most. Part of the protocol, not of a device's limits:
+# the sum over micro-batches is the same to rounding, but rounding is part of a number.
+MICRO_BATCH_TOKENS = 32_768
+CLIP_NORM = 1.0
+# Below this many updates a loss says how fast learning starts, not what was learnt.
+MIN_UPDATES = 500
+_CHECK_EVERY = 50
+_CURVE_POINTS = 100
+_PROGRESS_SECONDS = 0.5
+_CURVE_SECONDS = 5.0
+
+TRAINING_LOSS = Metric(title="training loss", version=1, unit="nats per token")
+
+
+class Diverged(ArithmeticError):
+    """The training loss became infinite or not a number."""
+
+    def __init__(self, update: int, last_finite: float | None) -> None:
+        before = "none before it" if last_finite is None else f"the last finite one {last_finite:g}"
+        super().__init__(f"the loss of update {update} is not finite, {before}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How a budget of tokens becomes updates.
+
+    `sequences` of `seq_len` tokens make one update, in passes of `micro_batch` sequences.
+    """
+
+    seq_len: int
+    sequences: int
+    micro_batch: int
+    updates: int
+    peak_learning_rate: float
+
+    @property
+    def tokens_per_update(self) -> int:
+        """Real tokens of one update: whole sequences, at least one."""
+        return self.sequences * self.seq_len
+
+    def learning_rate(self, update: int) -> float:
+        """Of update 1, 2, ..., `updates`: linear over the first 5 % (at least 10), then a cosine to
+        a tenth of the peak."""
+        warm_up = max(10, round(0.05 * self.updates))
+        if update <= warm_up:
+            return self.peak_learning_rate * update / warm_up
+        done = (update - warm_up) / max(1, self.updates - warm_up)
+        return self.peak_learning_rate * (0.55 + 0.45 * math.cos(math.pi * done))
+
+
+def schedule_of(cell: Cell) -> Schedule:
+    """The schedule of a train cell."""
+    assert cell.tokens and cell.tokens_per_update and cell.learning_rate is not None
+    sequences = max(1, round(cell.tokens_per_update / cell.seq_len))
+    return Schedule(
+        seq_len=cell.seq_len,
+        sequences=sequences,
+        micro_batch=min(sequences, max(1, MICRO_BATCH_TOKENS // cell.seq_len)),
+        updates=math.ceil(cell.tokens / (sequences * cell.seq_len)),
+        peak_learning_rate=cell.learning_rate,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainedModel:
+    """What a task's quality metrics are given. `memo` is theirs, to share what several need."""
+
+    cell: Cell
+    model: Backbone
+    data: TaskData
+    device: torch.device
+    memo: dict[str, Any] = field(default_factory=dict)
+
+
+def windows(tokens: Tokens, schedule: Schedule, *, seed: int, update: int) -> Tensor:
+    """The text of one update: int64 (sequences, seq_len + 1), drawn uniformly.
+
+    Depends on seed, update and lengths alone (Philox, a counter per update): neither on the
+    architecture nor on what was drawn before.
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, update]))
+    starts = generator.integers(0, len(tokens) - schedule.seq_len, size=schedule.sequences)
+    positions = starts[:, None] + np.arange(schedule.seq_len + 1)
+    return torch.from_numpy(tokens[positions].astype(np.int64))
+
+
+def adamw(model: Backbone, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW in its fused form; weight decay on matrices, not on biases and norms."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The arithmetic of a precision around float32 weights."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def next_token_losses(model: Backbone, inputs: Tensor, targets: Tensor, precision: str) -> Tensor:
+    """Cross-entropy of each target, float32 nats, flat (B * T,): the forward pass of training and
+    of validation."""
+    with autocast(precision, inputs.device):
+        logits = model(inputs)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+
+
+def accumulate(model: Backbone, batch: Tensor, micro_batch: int, precision: str) -> Tensor:
+    """Gradients of the mean loss over `batch` (sequences, seq_len + 1), added up over micro-batches
+    of so many sequences. Returns that mean, detached."""
+    total = torch.zeros((), device=batch.device)
+    for part in torch.split(batch, micro_batch):
+        losses = next_token_losses(model, part[:, :-1], part[:, 1:], precision)
+        loss = losses.mean() * (len(part) / len(batch))
+        torch.autograd.backward(loss)
+        total += loss.detach()
+    return total
+
+
+def train(
+    cell: Cell, model: Backbone, data: TaskData, device: torch.device
+) -> Generator[Facts | Progress | Measurement, None, TrainedModel]:
+    """Train `model` in place; says facts, progress, and the loss curve as it grows.
+
+    Raises:
+        Diverged: after the curve up to there was said.
+        ValueError: the text is shorter than one window.
+    """
+    schedule = schedule_of(cell)
+    if len(data.train) <= schedule.seq_len:
+        raise ValueError(
+            f"seq_len: {schedule.seq_len} is longer than the text, {len(data.train)} tokens"
+        )
+    yield Facts(
+        {
+            "updates": schedule.updates,
+            "tokens_per_update": schedule.tokens_per_update,
+            "micro_batch": schedule.micro_batch,
+        }
+    )
+    model.train()
+    optimizer = adamw(model, schedule.peak_learning_rate)
+    curve = LossCurve(schedule.updates)
+    progress, growth = Pace(_PROGRESS_SECONDS), Pace(_CURVE_SECONDS)
+    unread: list[Tensor] = []
+    for update in range(1, schedule.updates + 1):
+        batch = windows(data.train, schedule, seed=cell.replicate, update=update).to(device)
+        unread.append(accumulate(model, batch, schedule.micro_batch, cell.precision))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate(update)
+        optimizer.step()
+        optimizer.zero_grad()
+        # Losses stay on the device until then: reading each would stop an accelerator each time.
+        if len(unread) == _CHECK_EVERY or update == schedule.updates:
+            finite = curve.extend(torch.stack(unread).tolist())
+            unread.clear()
+            if not finite:
+                yield curve.measurement()
+                raise Diverged(len(curve.losses) + 1, curve.last)
+        if progress.due():
+            yield Progress(update, schedule.updates)
+        if growth.due() and curve.losses:
+            yield curve.measurement()
+    yield curve.measurement()
+    return TrainedModel(cell=cell, model=model.eval(), data=data, device=device)
+
+
+class LossCurve:
+    """The training loss of each update so far, and its course in at most a hundred points."""
+
+    def __init__(self, updates: int) -> None:
+        self.updates = updates
+        self.losses: list[float] = []
+
+    @property
+    def last(self) -> float | None:
+        return self.losses[-1] if self.losses else None
+
+    def extend(self, losses: list[float]) -> bool:
+        """Take the next losses up to the first that is not finite; False where there is one."""
+        for loss in losses:
+            if not math.isfinite(loss):
+                return False
+            self.losses.append(loss)
+        return True
+
+    def measurement(self) -> Measurement:
+        """By-product `training_loss`: each point the mean over the updates since the last, at the
+        last of them."""
+        stride = math.ceil(self.updates / _CURVE_POINTS)
+        parts = [self.losses[i : i + stride] for i in range(0, len(self.losses), stride)]
+        steps = [min((i + 1) * stride, len(self.losses)) for i in range(len(parts))]
+        return TRAINING_LOSS.measurement(
+            "training_loss",
+            [sum(part) / len(part) for part in parts],
+            steps=steps,
+            reason=None if parts else "diverged",
+        )
