@@ -142,10 +142,14 @@ def environments(tables: Tables, cells: list[Row]) -> list[Row]:
 
 def sources(cells: list[Row]) -> list[Row]:
     """Which code ran, by commit and hash of the workloads' files, with the number of cells."""
-    found = Counter((cell["commit"], cell["source_hash"]) for cell in cells if cell["source_hash"])
+    found = Counter(
+        (cell["commit"], cell["dirty"], cell["source_hash"])
+        for cell in cells
+        if cell["source_hash"]
+    )
     return [
-        {"commit": commit, "hash": source, "cells": number}
-        for (commit, source), number in sorted(
+        {"commit": commit, "dirty": dirty, "hash": source, "cells": number}
+        for (commit, dirty, source), number in sorted(
             found.items(), key=lambda item: (-item[1], str(item[0]))
         )
     ]

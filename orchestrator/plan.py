@@ -31,8 +31,8 @@ class Comparison:
 class Plan:
     """Ordered, duplicate-free cells of one sweep file, and the hash of what it says.
 
-    `spec_yaml` is the file's own text; `token_unit` is what a length counts (`bytes`, `BPE
-    tokens`).
+    `labels` are in the file's order, which the shuffled cells have lost; `spec_yaml` is the file's
+    own text; `token_unit` is what a length counts (`bytes`, `BPE tokens`).
     """
 
     name: str
@@ -40,6 +40,7 @@ class Plan:
     spec_hash: str
     spec_yaml: str
     token_unit: str
+    labels: tuple[str, ...]
     cells: tuple[Cell, ...]
     comparison: Comparison
 

@@ -288,6 +288,7 @@ def plan_of(
         spec_hash="0" * 12,
         spec_yaml="name: simulated\n",
         token_unit="bytes",
+        labels=tuple(dict.fromkeys(cell.label for cell in cells)),
         cells=tuple(cells),
         comparison=Comparison(baseline=baseline, zone=zone, primary=primary),
     )

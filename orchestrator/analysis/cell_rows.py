@@ -80,6 +80,7 @@ def _row(
         "message": record.message,
         "device_name": record.environment.device_name,
         "commit": merged.newest.source.commit,
+        "dirty": merged.newest.source.dirty,
         "source_hash": merged.newest.source.hash,
     }
 

@@ -73,6 +73,7 @@ CELLS = pa.schema(
         _text("message"),
         _text("device_name"),
         _text("commit"),
+        _flag("dirty"),
         _text("source_hash"),
     ]
 )

@@ -29,7 +29,7 @@ class SweepFacts:
     """What a reader of the tables must know of the sweep, kept as JSON in `cells.parquet`.
 
     `environment` is the fingerprint drawn, None while nothing is recorded; `environments` describes
-    every environment with records, by fingerprint. `primary` is (challenger, metric, batch size).
+    every environment with records, by fingerprint. `labels` are in the sweep file's order. `primary` is (challenger, metric, batch size).
     """
 
     name: str
@@ -37,6 +37,7 @@ class SweepFacts:
     spec_hash: str
     spec_yaml: str
     token_unit: str
+    labels: tuple[str, ...]
     baseline: str
     zone: tuple[int, int]
     primary: tuple[str, str, int | None] | None
@@ -53,6 +54,7 @@ class SweepFacts:
         return cls(
             **{
                 **values,
+                "labels": tuple(values["labels"]),
                 "zone": tuple(values["zone"]),
                 "primary": None if primary is None else tuple(primary),
             }
@@ -116,6 +118,7 @@ def _facts(
         spec_hash=plan.spec_hash,
         spec_yaml=plan.spec_yaml,
         token_unit=plan.token_unit,
+        labels=plan.labels,
         baseline=comparison.baseline,
         zone=comparison.zone,
         primary=None

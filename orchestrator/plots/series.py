@@ -76,10 +76,9 @@ def frames(tables: Tables) -> list[Frame]:
 
 
 def labels(tables: Tables) -> list[str]:
-    """Every label: the baseline, then the others by name. The plan's own order is no guide, for it
-    shuffles each round."""
+    """Every label: the baseline, then the others in the sweep file's order."""
     baseline = tables.sweep.baseline
-    return sorted(set(tables.cells["label"].to_pylist()), key=lambda one: (one != baseline, one))
+    return sorted(tables.sweep.labels, key=lambda label: label != baseline)
 
 
 def runs(rows: Iterable[Row], value: str) -> Iterator[list[Row]]:

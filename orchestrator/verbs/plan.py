@@ -64,7 +64,7 @@ def _print(
     for name in ("kind", "label", "contexts", "cells", "answered", "predicted", "largest peak"):
         table.add_column(name, justify="left" if name in ("kind", "label") else "right")
     for kind in ("measure", "train"):
-        for label in dict.fromkeys(cell.label for cell in plan.cells):
+        for label in plan.labels:
             cells = [c for c in plan.cells if c.kind == kind and c.label == label]
             if not cells:
                 continue

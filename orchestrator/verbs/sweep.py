@@ -185,7 +185,7 @@ def _summary(plan: Plan, answers: Answers) -> Table:
     table.add_column("label")
     for status in statuses:
         table.add_column(status, justify="right")
-    for label in dict.fromkeys(cell.label for cell in plan.cells):
+    for label in plan.labels:
         of_label = [answers.status(cell) for cell in plan.cells if cell.label == label]
         table.add_row(label, *(str(of_label.count(status)) for status in statuses))
     return table

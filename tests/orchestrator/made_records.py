@@ -98,6 +98,7 @@ def plan(*cells: Cell, name: str = "sweep") -> Plan:
         spec_hash="5bec",
         spec_yaml="name: sweep\n",
         token_unit="bytes",
+        labels=tuple(dict.fromkeys(cell.label for cell in cells)),
         cells=cells,
         comparison=Comparison(baseline="lstm", zone=(256, 512)),
     )

@@ -63,6 +63,7 @@ def tables(
             "spec_hash": "f" * 64,
             "spec_yaml": "name: made\n",
             "token_unit": "bytes",
+            "labels": tuple(dict.fromkeys(row["label"] for row in rows["cells"])),
             "baseline": baseline,
             "zone": (256, 512),
             "primary": primary,

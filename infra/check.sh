@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Every gate of the house, in order of how fast it answers. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '== %s\n' "$*"; }
+
+say "ruff";          ruff check .
+say "ruff format";   ruff format --check .
+say "mypy";          mypy
+say "import-linter"; lint-imports --no-cache
+say "pytest";        exec pytest "$@"
