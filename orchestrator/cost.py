@@ -9,9 +9,12 @@ a number in a table of results.
 from __future__ import annotations
 
 import json
+import math
+import os
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 
 from orchestrator.provenance import Envelope, Prediction
@@ -76,10 +79,11 @@ class CostModel:
             if record.status != "finished" or record.reason in ("timeout", "out_of_memory"):
                 continue
             cell = record.cell
-            measured = max(record.seconds - CHILD_SECONDS, 1e-3)
-            ratios.setdefault((cell.kind, cell.architecture), []).append(
-                measured / _raw_seconds(cell, self.rates)
-            )
+            raw = _raw_seconds(cell, self.rates)
+            # A cell of metrics that cost nothing says nothing of the machine's speed.
+            if raw > 0:
+                measured = max(record.seconds - CHILD_SECONDS, 1e-3)
+                ratios.setdefault((cell.kind, cell.architecture), []).append(measured / raw)
         factors = {key: statistics.median(values) for key, values in ratios.items()}
         return CostModel(rates=self.rates, probed=self.probed, factors=factors)
 
@@ -97,16 +101,18 @@ def cost_model(device: str, cache: Path, envelopes: Iterable[Envelope] = ()) -> 
 def read_probe(cache: Path, fingerprint: str) -> Rates | None:
     """The rates probed on a machine like this one, or None."""
     try:
-        return Rates(**json.loads(_probe_file(cache, fingerprint).read_text()))
+        rates = Rates(**json.loads(_probe_file(cache, fingerprint).read_text()))
+        usable = all(math.isfinite(rate) and rate > 0 for rate in asdict(rates).values())
     except (OSError, ValueError, TypeError):
         return None
+    return rates if usable else None
 
 
 def write_probe(cache: Path, fingerprint: str, rates: Mapping[str, float]) -> None:
     """Keep the probed rates for later commands."""
     path = _probe_file(cache, fingerprint)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(dict(rates)))
     temporary.rename(path)
 
@@ -118,8 +124,13 @@ def _probe_file(cache: Path, fingerprint: str) -> Path:
 def _raw_seconds(cell: Cell, rates: Rates) -> float:
     if cell.kind == "train":
         return _training_seconds(cell, rates)
-    works = [plugins.metric(cell.task, name).work for name in cell.metrics]
-    return sum(_work_seconds(cell, work, rates) for work in works)
+    return sum(_work_seconds(cell, _work_of(cell.task, name), rates) for name in cell.metrics)
+
+
+@cache
+def _work_of(task: str, metric: str) -> Work:
+    # Kept, for a plan of ten thousand cells asks fifty thousand times, and a load reads folders.
+    return plugins.metric(task, metric).work
 
 
 def _forward_seconds(cell: Cell, rates: Rates, batch_size: int) -> float:

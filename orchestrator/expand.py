@@ -11,9 +11,8 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from orchestrator.errors import SpecError
 from orchestrator.plan import Comparison, Plan, Primary
-from orchestrator.spec import Choice, LoadedSpec, Measure, SweepSpec, resolve_label
+from orchestrator.spec import Choice, Fault, LoadedSpec, Measure, SweepSpec, resolve_label
 from workloads import plugins
 from workloads.cell import Cell, Limits
 
@@ -29,8 +28,8 @@ def expand(loaded: LoadedSpec) -> Plan:
         SpecError: a model that cannot be built as asked, found by a dry build of each distinct one.
     """
     spec = loaded.spec
-    blocks = [_measure_block(spec, r) for r in range(spec.measure.rounds)] if spec.measure else []
-    blocks += [_train_block(spec, seed) for seed in range(spec.train.seeds)] if spec.train else []
+    blocks = [_measure_block(loaded, r) for r in range(spec.measure.rounds)] if spec.measure else []
+    blocks += [_train_block(loaded, seed) for seed in range(spec.train.seeds)] if spec.train else []
     blocks = [block for block in blocks if block]
     cells: dict[str, Cell] = {}
     for number, block in enumerate(blocks):
@@ -51,7 +50,8 @@ def expand(loaded: LoadedSpec) -> Plan:
     )
 
 
-def _shared_fields(spec: SweepSpec, choice: Choice, size: int) -> dict[str, Any]:
+def _shared_fields(loaded: LoadedSpec, choice: Choice, size: int) -> dict[str, Any]:
+    spec = loaded.spec
     return {
         "architecture": choice.name,
         "architecture_version": plugins.load("architectures", choice.name).version,
@@ -63,22 +63,22 @@ def _shared_fields(spec: SweepSpec, choice: Choice, size: int) -> dict[str, Any]
         "size": size,
         "num_layers": spec.model.num_layers,
         "precision": spec.precision,
-        "device": spec.device_class(),
+        "device": loaded.device_class,
         "limits": Limits(
             cell_seconds=spec.limits.cell_seconds, memory_bytes=spec.limits.memory_bytes
         ),
     }
 
 
-def _measure_block(spec: SweepSpec, number: int) -> list[Cell]:
+def _measure_block(loaded: LoadedSpec, number: int) -> list[Cell]:
     """One round. Metrics without noise are taken in the first one only."""
-    part = spec.measure
+    spec, part = loaded.spec, loaded.spec.measure
     assert part is not None
     noisy = [m for m in part.metrics if not plugins.metric(spec.task.name, m).deterministic]
     metrics = tuple(part.metrics if number == 0 else noisy)
     cells = []
-    for choice, size in itertools.product(spec.architectures, spec.model.parameters):
-        shared = _shared_fields(spec, choice, size)
+    for choice, size in itertools.product(spec.choices(), spec.model.parameters):
+        shared = _shared_fields(loaded, choice, size)
         for seq_len, (batch_size, batch_tokens) in itertools.product(part.seq_len, _batches(part)):
             cells.append(
                 Cell(
@@ -100,13 +100,13 @@ def _batches(part: Measure) -> list[tuple[int | None, int | None]]:
     return [(None, tokens) for tokens in part.batch_tokens or ()]
 
 
-def _train_block(spec: SweepSpec, seed: int) -> list[Cell]:
-    part = spec.train
+def _train_block(loaded: LoadedSpec, seed: int) -> list[Cell]:
+    spec, part = loaded.spec, loaded.spec.train
     assert part is not None
     return [
         Cell(
             kind="train",
-            **_shared_fields(spec, choice, size),
+            **_shared_fields(loaded, choice, size),
             seq_len=seq_len,
             seed=seed,
             tokens=part.tokens,
@@ -115,7 +115,7 @@ def _train_block(spec: SweepSpec, seed: int) -> list[Cell]:
             metrics=tuple(part.metrics),
         )
         for choice, size, seq_len in itertools.product(
-            spec.architectures, spec.model.parameters, part.seq_len
+            spec.choices(), spec.model.parameters, part.seq_len
         )
     ]
 
@@ -131,11 +131,11 @@ def _comparison(spec: SweepSpec) -> Comparison:
     asked = spec.compare.primary
     primary = None
     if asked is not None:
-        challenger = resolve_label(asked.challenger, spec.architectures)
+        challenger = resolve_label(asked.challenger, spec.choices())
         primary = Primary(challenger=challenger, metric=asked.metric, batch_size=asked.batch_size)
     low, high = spec.compare.zone
     return Comparison(
-        baseline=resolve_label(spec.compare.baseline, spec.architectures),
+        baseline=resolve_label(spec.compare.baseline, spec.choices()),
         zone=(low, high),
         primary=primary,
     )
@@ -145,12 +145,12 @@ def _check_models(loaded: LoadedSpec, block: Iterable[Cell]) -> None:
     """Dry-build every distinct model on the meta device; a user's mistake ends here."""
     from workloads.check import check
 
-    labels = [choice.label for choice in loaded.spec.architectures]
-    faults: dict[str, None] = {}
+    labels = [choice.label for choice in loaded.spec.choices()]
+    faults: dict[Fault, None] = {}
     for cell in block:
         try:
             check(cell)
         except ValueError as error:
-            faults[f"architectures[{labels.index(cell.label)}]: {error}"] = None
+            faults[("architectures", labels.index(cell.label)), str(error)] = None
     if faults:
-        raise SpecError(loaded.path, list(faults))
+        raise loaded.error(list(faults))

@@ -36,7 +36,7 @@ _HEAVY = ("torch._dynamo", "torch.optim", "torch.autograd.profiler", "workloads.
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
-    _warm_up()
+    warm_up()
     connection.send(json.dumps({"ready": True, "threads": _thread_count()}).encode())
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 2)
@@ -45,7 +45,7 @@ def main() -> None:
         _serve(connection, json.loads(message), *descriptors)
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Import what every child needs, so that forking shares it. Importing starts no threads."""
     from workloads import plugins
 

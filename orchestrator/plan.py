@@ -47,4 +47,9 @@ class Plan:
     def pending(self, missing: Callable[[Cell], tuple[str, ...]]) -> list[Cell]:
         """The cells still to be run, each narrowed to the metrics that `missing` names for it."""
         narrowed = ((cell, missing(cell)) for cell in self.cells)
-        return [cell.asking(metrics) for cell, metrics in narrowed if metrics]
+        return [
+            # The very same cell where nothing is narrowed: it knows its id already.
+            cell if metrics == cell.metrics else cell.asking(metrics)
+            for cell, metrics in narrowed
+            if metrics
+        ]

@@ -14,16 +14,20 @@ place; a step attends to its filled part.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from workloads.mixer import Mixer, MixerState
 from workloads.plugins import Architecture
 
 ROPE_BASE = 10_000.0
+
+_NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +137,8 @@ class Attention(Mixer):
         state.keys[:, :, now] = k
         state.values[:, :, now] = qkv[:, 2]
         keys, values = state.keys[:, :, :end], state.values[:, :, :end]
-        mixed = F.scaled_dot_product_attention(q.unsqueeze(2), keys, values)
+        with _decoding_kernels(x):
+            mixed = F.scaled_dot_product_attention(q.unsqueeze(2), keys, values)
         out: Tensor = self.out(mixed.flatten(1))
         return out, KeyValueCache(state.keys, state.values, end)
 
@@ -153,6 +158,12 @@ class Attention(Mixer):
         """(B, heads, T, head width) -> (B, T, D), through the output map."""
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
+
+
+def _decoding_kernels(x: Tensor) -> AbstractContextManager[None]:
+    """On an NVIDIA GPU, torch's choice without cuDNN: that plans anew for every cache length, which
+    is every token (tens of milliseconds each, on an H100 with torch 2.11)."""
+    return sdpa_kernel(_NOT_CUDNN) if x.is_cuda else nullcontext()
 
 
 ARCHITECTURE = Architecture(

@@ -1,0 +1,173 @@
+"""Faults between the keys of a sweep file: labels that are not there, metrics of the wrong part.
+
+They are read from the plain data, not from valid models, so that a fault inside one key hides none
+between others; what cannot be read for a fault of its own is taken to be right here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.spec.choices import DEFAULT_RATE, Choice, chooser, resolve_label
+from orchestrator.spec.sentences import Fault, shorten, shown, unknown
+from orchestrator.spec.strict_yaml import Place
+from workloads import plugins
+
+
+def faults_between_keys(data: Mapping[str, Any]) -> Iterator[Fault]:
+    """Every fault between keys that are readable by themselves."""
+    subjects = _Subjects.of(data)
+    yield from _label_faults(subjects)
+    if "measure" not in data and "train" not in data:
+        yield (), "has neither a `measure` nor a `train` part"
+    yield from _batch_faults(_mapping(data, "measure"))
+    yield from _metric_faults(data)
+    yield from _rate_faults(_mapping(data, "train"), subjects)
+    yield from _compare_faults(_mapping(data, "compare"), subjects)
+    yield from _primary_faults(data)
+
+
+@dataclass(slots=True)
+class _Subjects:
+    """The architectures of a file. `unread` are the words of those with a fault of their own."""
+
+    choices: dict[int, Choice] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> _Subjects:
+        subjects = cls()
+        choose = chooser("architectures", labelled=True)
+        for i, item in enumerate(_list(data, "architectures")):
+            try:
+                subjects.choices[i] = choose(item)
+            except ValueError:
+                subjects.unread |= set(_words(item))
+        return subjects
+
+    def known(self) -> list[str]:
+        """Labels first, then names."""
+        choices = self.choices.values()
+        return list(dict.fromkeys([c.label for c in choices] + [c.name for c in choices]))
+
+    def fault(self, name: Any) -> str | None:
+        """Why this names no architecture of the sweep, or several."""
+        if not isinstance(name, str) or name in self.unread or not self.choices:
+            return None
+        if name not in self.known():
+            return unknown("label", name, self.known())
+        meant = {c.label for c in self.choices.values() if name in (c.label, c.name)}
+        if name not in meant and len(meant) > 1:
+            return f"{name!r} names several; use a label: {shorten(sorted(meant))}"
+        return None
+
+
+def _label_faults(subjects: _Subjects) -> Iterator[Fault]:
+    seen: dict[str, int] = {}
+    for i, choice in subjects.choices.items():
+        first = seen.setdefault(choice.label, i)
+        if first != i:
+            why = f"{choice.label!r} is architectures[{first}] already; give one a `label:`"
+            yield ("architectures", i), why
+
+
+def _batch_faults(measure: Mapping[str, Any]) -> Iterator[Fault]:
+    given = [key for key in ("batch_size", "batch_tokens") if key in measure]
+    if measure and not given:
+        yield ("measure",), "needs batch_size or batch_tokens"
+    if len(given) == 2:
+        yield ("measure", "batch_tokens"), "batch_size is given too; choose one of the two"
+
+
+def _metric_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
+    known = {"measure": plugins.names("metrics")}
+    try:
+        task = chooser("tasks", labelled=False)(data.get("task"))
+        known["train"] = sorted(plugins.load("tasks", task.name).metrics)
+    except ValueError:
+        pass  # a fault of the task's own; which metrics it has is then not known
+    for part, names in known.items():
+        for i, name in enumerate(_list(_mapping(data, part), "metrics")):
+            if not isinstance(name, str) or name in names:
+                continue
+            other = next((p for p in known if name in known[p]), None)
+            if other:
+                yield (part, "metrics", i), f"{name!r} belongs under {other}.metrics"
+            else:
+                yield (part, "metrics", i), unknown("metric", name, names)
+
+
+def _rate_faults(train: Mapping[str, Any], subjects: _Subjects) -> Iterator[Fault]:
+    """What `learning_rate` names must be labels or names, and every architecture have a rate."""
+    place: Place = ("train", "learning_rate")
+    given = train.get("learning_rate")
+    if not isinstance(given, dict):
+        return
+    for name in given:
+        # An architecture's own rate serves all its labels, so a name may mean several here.
+        if name != DEFAULT_RATE and name not in subjects.known() and (why := subjects.fault(name)):
+            yield (*place, name), why
+    choices = subjects.choices.values()
+    bare = [c.label for c in choices if not {DEFAULT_RATE, c.label, c.name} & set(given)]
+    if bare:
+        yield place, f"has no rate for {shorten(bare)} and no `{DEFAULT_RATE}`"
+
+
+def _compare_faults(compare: Mapping[str, Any], subjects: _Subjects) -> Iterator[Fault]:
+    baseline, challenger = compare.get("baseline"), _mapping(compare, "primary").get("challenger")
+    if why := subjects.fault(baseline):
+        yield ("compare", "baseline"), why
+    zone = _list(compare, "zone")
+    if len(zone) == 2 and all(type(end) is int for end in zone) and zone[0] >= zone[1]:
+        yield ("compare", "zone"), f"must be [low, high] with low below high, not {zone}"
+    place: Place = ("compare", "primary", "challenger")
+    if why := subjects.fault(challenger):
+        yield place, why
+    elif isinstance(baseline, str) and isinstance(challenger, str):
+        choices = list(subjects.choices.values())
+        if resolve_label(baseline, choices) == resolve_label(challenger, choices):
+            yield place, "is the baseline itself"
+
+
+def _primary_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
+    """The primary comparison must be of something that is measured."""
+    primary = _mapping(_mapping(data, "compare"), "primary")
+    measure, train = _mapping(data, "measure"), _mapping(data, "train")
+    metric, size = primary.get("metric"), primary.get("batch_size")
+    asked = [m for part in (measure, train) for m in _list(part, "metrics") if isinstance(m, str)]
+    if isinstance(metric, str) and asked and metric not in asked:
+        place: Place = ("compare", "primary", "metric")
+        yield place, unknown("metric of this sweep", metric, dict.fromkeys(asked))
+    if type(size) is not int:
+        return
+    place = ("compare", "primary", "batch_size")
+    sizes = _list(measure, "batch_size")
+    if metric in _list(train, "metrics"):
+        yield place, f"{shown(metric)} is a metric of training, which has no batch_size"
+    elif "batch_tokens" in measure and not sizes:
+        yield place, "measure asks for batch_tokens; leave it out"
+    elif sizes and size not in sizes:
+        yield place, f"{size} is not in measure.batch_size ({shorten([str(s) for s in sizes])})"
+
+
+def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = data.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _list(data: Mapping[str, Any], key: str) -> list[Any]:
+    value = data.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _words(item: Any) -> Iterator[str]:
+    """The name and the label that an unreadable architecture may have meant."""
+    if isinstance(item, str):
+        yield item
+    if isinstance(item, dict):
+        for name, options in item.items():
+            yield name
+            if isinstance(options, dict) and isinstance(options.get("label"), str):
+                yield options["label"]

@@ -1,0 +1,224 @@
+"""`SweepSpec`: what a sweep file says, as frozen models that refuse unknown keys and convert no
+types."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+
+from orchestrator.spec.choices import Choice, Strict, chooser
+from orchestrator.spec.sentences import TAG, shorten, shown
+from orchestrator.spec.strict_yaml import Place
+from workloads import environment
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+_DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+_NO_CLASS = ("cuda", "gpu", "mps", "tpu", "xpu", "rocm")
+
+RESERVED: frozenset[Place] = frozenset(
+    {
+        ("model", "short_conv"),
+        ("model", "mlp"),
+        ("model", "tied_head"),
+        ("model", "d_model"),
+        ("train", "eval_seq_len"),
+        ("train", "carry_state"),
+        ("train", "optimiser"),
+        ("measure", "execution"),
+        ("limits", "device_hours"),
+        ("tune",),
+    }
+)
+"""Keys that later versions bring; a file that has them is not for this one."""
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if not values:
+        raise ValueError("is empty; name at least one value")
+    twice = [str(value) for value, times in Counter(values).items() if times > 1]
+    if twice:
+        raise ValueError(f"lists {shorten(twice)} twice")
+    return values
+
+
+def _pair(values: list[Any]) -> list[Any]:
+    if len(values) != 2:
+        raise ValueError(f"must be [low, high], not {shown(values)}")
+    return values
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            "must be 1 to 100 lower-case letters, digits, - and _, a letter or digit first, "
+            f"not {shown(text)}"
+        )
+    return text
+
+
+def _question(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    if not text.replace("\n", " ").isprintable():
+        raise ValueError(f"must be plain text, not {shown(text)}")
+    return text
+
+
+def _device(text: str) -> str:
+    if text.startswith("cpu") and text != "cpu":
+        raise ValueError(f"threads are written {{cpu: {{threads: 4}}}}, not {shown(text)}")
+    if text in _NO_CLASS or not _DEVICE.fullmatch(text):
+        raise ValueError(
+            f"{shown(text)} is no device class: auto, cpu, {{cpu: {{threads: 8}}}}, or an "
+            "accelerator's own, which `python -m orchestrator doctor` prints"
+        )
+    return text
+
+
+def _branch(value: Any) -> str:
+    """Which branch of a union of a plain value and a mapping is meant, so that faults are of that
+    branch alone."""
+    return f"{TAG}mapping" if isinstance(value, (dict, OnCpu)) else f"{TAG}plain"
+
+
+_PLAIN, _MAPPING = Tag(f"{TAG}plain"), Tag(f"{TAG}mapping")
+_PAIR = Field(json_schema_extra={"minItems": 2, "maxItems": 2})
+_SET = Field(json_schema_extra={"minItems": 1, "uniqueItems": True})
+
+Length = Annotated[int, Field(ge=1, le=100_000_000)]
+Lengths = Annotated[list[Length], AfterValidator(_distinct), _SET]
+Tokens = Annotated[int, Field(ge=1, le=10**15)]
+Size = Annotated[int, Field(ge=1, le=10**12)]
+Replicates = Annotated[int, Field(ge=1, le=1000)]
+Names = Annotated[list[str], AfterValidator(_distinct), _SET]
+Rate = Annotated[float, Field(gt=0, le=1000)]
+DeviceName = Annotated[
+    str,
+    AfterValidator(_device),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": f"^(?!cpu.)(?!({'|'.join(_NO_CLASS)})$){_DEVICE.pattern}$",
+        }
+    ),
+]
+ArchitectureChoice = Annotated[Any, AfterValidator(chooser("architectures", labelled=True))]
+TaskChoice = Annotated[Any, AfterValidator(chooser("tasks", labelled=False))]
+
+
+class Model(Strict):
+    """`parameters`: non-embedding, matched within 2 %; a list is an axis."""
+
+    parameters: Annotated[list[Size], BeforeValidator(_listed), AfterValidator(_distinct)]
+    num_layers: Annotated[int, Field(ge=1, le=1000)]
+
+
+class Threads(Strict):
+    """How many threads of the CPU a cell uses."""
+
+    threads: Annotated[int, Field(ge=1, le=1024)]
+
+
+class OnCpu(Strict):
+    """`device: {cpu: {threads: 8}}`."""
+
+    cpu: Threads
+
+
+class Measure(Strict):
+    """Timed cells. Exactly one of `batch_size` and `batch_tokens`."""
+
+    seq_len: Lengths
+    batch_size: Lengths | None = None
+    batch_tokens: Lengths | None = None
+    rounds: Replicates = 5
+    metrics: Names
+
+
+class Train(Strict):
+    """Cells that learn. `tokens_per_update` is the same at every length."""
+
+    seq_len: Lengths
+    tokens: Tokens
+    tokens_per_update: Tokens
+    seeds: Replicates = 5
+    learning_rate: Annotated[
+        Annotated[Rate, _PLAIN] | Annotated[dict[str, Rate], _MAPPING], Discriminator(_branch)
+    ]
+    metrics: Names
+
+
+class LimitsSpec(Strict):
+    """What one cell may use: wall time, and memory over the process's own start."""
+
+    cell_seconds: Annotated[float, Field(gt=0, le=10**7)] = 600.0
+    memory_bytes: Annotated[int, Field(ge=1, le=10**15)] | None = None
+
+
+class PrimarySpec(Strict):
+    """The comparison that the report opens with."""
+
+    challenger: str
+    metric: str
+    batch_size: Length | None = None
+
+
+class Compare(Strict):
+    """Every other label is compared with `baseline`; `zone` is the range of interest."""
+
+    baseline: str
+    zone: Annotated[list[Length], AfterValidator(_pair), _PAIR]
+    primary: PrimarySpec | None = None
+
+
+class SweepSpec(Strict):
+    """One sweep file. Required: name, question, architectures, task, model, compare, and at least
+    one of measure and train."""
+
+    name: Annotated[
+        str,
+        AfterValidator(_name),
+        WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"}),
+    ]
+    question: Annotated[str, Field(max_length=1000), AfterValidator(_question)]
+    architectures: Annotated[list[ArchitectureChoice], Field(min_length=1)]
+    task: TaskChoice
+    model: Model
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Annotated[
+        Annotated[DeviceName, _PLAIN] | Annotated[OnCpu, _MAPPING], Discriminator(_branch)
+    ] = "auto"
+    measure: Measure | None = None
+    train: Train | None = None
+    limits: LimitsSpec = LimitsSpec()
+    compare: Compare
+
+    def device_class(self) -> str:
+        """The cells' device class: `cpu:THREADS`, or an accelerator's slug. Opens no device."""
+        if isinstance(self.device, OnCpu):
+            return f"cpu:{self.device.cpu.threads}"
+        if self.device == "auto":
+            return environment.default_device()
+        return "cpu:1" if self.device == "cpu" else self.device
+
+    def choices(self) -> list[Choice]:
+        """The architectures, as the validator has read them."""
+        return list(self.architectures)
+
+    def count(self) -> int:
+        """How many cells the file asks for."""
+        points = len(self.architectures) * len(self.model.parameters)
+        cells = 0
+        if self.measure is not None:
+            batches = len(self.measure.batch_size or self.measure.batch_tokens or ())
+            cells += points * len(self.measure.seq_len) * batches * self.measure.rounds
+        if self.train is not None:
+            cells += points * len(self.train.seq_len) * self.train.seeds
+        return cells

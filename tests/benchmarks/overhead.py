@@ -1,0 +1,182 @@
+"""What a cell costs beside its own work, against stock Ray Tune with its own MLflow callback, in
+one run, interleaved.
+
+A figure is wall time per cell on two slots, recorded in an SQLite MLflow store: from the first
+answer to the moment the store has the last, over the answers between. Start-up, the same for all,
+is left out, and so are the database's migrations.
+
+- *ours*: each cell in a child of its own, journalled, with its record as an artifact. It builds a
+  model, trains one update and evaluates.
+- *fresh*: stock Tune with an actor per trial. Its trials only report a number.
+- *reused*: stock Tune with `reuse_actors=True`, in a function. Its trials only report a number.
+- *fork*: a child forked from the same warm process, in turn, and one fsync: what isolation and
+  durability cost at least, on one slot.
+
+    python -m tests.benchmarks.overhead [--rounds 3] [--ours 100] [--fresh 10] [--reused 30]
+    python -m tests.benchmarks.overhead --flat    # per-cell cost at 2,000 cells against 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SLOTS = 2
+FRESH_BOUND, REUSED_BOUND, FLAT_BOUND = 1 / 25, 1 / 4, 1.3
+
+
+def ours(count: int, folder: Path) -> list[float]:
+    """Times of the answers; the last one is when the store had all."""
+    from tests.benchmarks import trivial_sweep
+
+    answered, recorded = trivial_sweep.run(count, _database(folder), SLOTS)
+    return [*answered[:-1], recorded]
+
+
+def stock(count: int, folder: Path, *, reuse: bool) -> list[float]:
+    """Times at which stock Tune had completed and recorded each trial."""
+    import ray
+    from ray import tune
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    done: list[float] = []
+
+    class Clock(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            done.append(time.monotonic())
+
+    def trial(config: dict[str, Any]) -> None:
+        tune.report({"one": 1.0})
+
+    uri = f"sqlite:///{_database(folder)}"
+    ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
+    tune.Tuner(
+        trial,
+        param_space={"seed": tune.grid_search(list(range(count)))},
+        tune_config=tune.TuneConfig(reuse_actors=reuse),
+        run_config=tune.RunConfig(
+            storage_path=str(folder / "tune"),
+            callbacks=[MLflowLoggerCallback(uri, experiment_name="stock"), Clock()],
+            verbose=0,
+        ),
+    ).fit()
+    ray.shutdown()
+    assert len(done) == count
+    return done
+
+
+def fork(count: int, folder: Path) -> list[float]:
+    """Times at which a child forked from the warm process had ended, and a file was on disk."""
+    from orchestrator import forkserver
+
+    forkserver.warm_up()
+    done = []
+    with (folder / "record").open("wb") as file:
+        for _ in range(count):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+            file.write(bytes(2000))
+            file.flush()
+            os.fsync(file.fileno())
+            done.append(time.monotonic())
+    return done
+
+
+BLOCKS: dict[str, Callable[[int, Path], list[float]]] = {
+    "ours": ours,
+    "fresh": lambda count, folder: stock(count, folder, reuse=False),
+    "reused": lambda count, folder: stock(count, folder, reuse=True),
+    "fork": fork,
+}
+
+
+def _database(folder: Path) -> Path:
+    """An MLflow database with its tables, MLflow imported: neither is a cell's cost."""
+    from mlflow import MlflowClient
+
+    path = folder / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+def block(name: str, count: int) -> list[float]:
+    """Run one block in a process of its own; the times it tells."""
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        command = [sys.executable, "-m", "tests.benchmarks.overhead", "--block", name]
+        done = subprocess.run(
+            [*command, "--count", str(count), "--folder", folder],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    times: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return times
+
+
+def seconds_per_cell(times: list[float]) -> float:
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def compare(rounds: int, counts: dict[str, int]) -> bool:
+    """Interleaved blocks, a table, and whether the bounds hold."""
+    found: dict[str, list[float]] = {name: [] for name in counts}
+    for number in range(rounds):
+        for name, count in counts.items():
+            found[name].append(seconds_per_cell(block(name, count)))
+            print(f"round {number} {name:<7} {found[name][-1] * 1e3:8.1f} ms a cell", flush=True)
+    median = {name: statistics.median(values) for name, values in found.items()}
+    for name, count in counts.items():
+        ratio = median["ours"] / median[name]
+        cells = f"{rounds} x {count} cells"
+        print(f"{name:<7} {median[name] * 1e3:8.1f} ms a cell ({cells}); ours is {ratio:.3f} of it")
+    return (
+        median["ours"] <= FRESH_BOUND * median["fresh"]
+        and median["ours"] <= REUSED_BOUND * median["reused"]
+    )
+
+
+def flat() -> bool:
+    """Per-cell cost of a sweep of 2,000 cells against one of 200, both without start-up, and
+    within the long one."""
+    short, long = block("ours", 200), block("ours", 2000)
+    ratio = seconds_per_cell(long) / seconds_per_cell(short)
+    print(f"200 cells: {seconds_per_cell(short) * 1e3:.1f} ms a cell")
+    print(f"2,000 cells: {seconds_per_cell(long) * 1e3:.1f} ms a cell, {ratio:.2f} of it")
+    for start in range(0, 2000, 400):
+        part = seconds_per_cell(long[start : start + 400])
+        print(f"  cells {start} to {start + 399}: {part * 1e3:.1f} ms a cell")
+    return ratio <= FLAT_BOUND
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--rounds", type=int, default=3)
+    for name, count in {"ours": 100, "fresh": 10, "reused": 30, "fork": 100}.items():
+        arguments.add_argument(f"--{name}", type=int, default=count, metavar="CELLS")
+    arguments.add_argument("--flat", action="store_true")
+    arguments.add_argument("--block", choices=BLOCKS)
+    arguments.add_argument("--count", type=int)
+    arguments.add_argument("--folder", type=Path)
+    asked = arguments.parse_args()
+    if asked.block:
+        times = BLOCKS[asked.block](asked.count, asked.folder)
+        print(json.dumps(times))
+        return 0
+    if asked.flat:
+        return 0 if flat() else 1
+    return 0 if compare(asked.rounds, {name: getattr(asked, name) for name in BLOCKS}) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

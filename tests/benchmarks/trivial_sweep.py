@@ -1,0 +1,92 @@
+"""A sweep whose cells cost next to nothing, executed and recorded as `sweep` does it: what remains
+is the price of a cell's logistics."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from orchestrator import runtime
+from orchestrator.cost import cost_model
+from orchestrator.follower import StoreWriter
+from orchestrator.journal import Journal
+from orchestrator.plan import Comparison, Plan
+from orchestrator.store import MlflowStore
+from orchestrator.sweep import run_sweep
+from workloads import environment
+from workloads.cell import Cell
+from workloads.record import RunRecord
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+
+
+def trivial_cell(seed: int) -> Cell:
+    """One update over four tokens, and one evaluation that returns a constant."""
+    return Cell(
+        kind="train",
+        architecture="none",
+        architecture_version=1,
+        label="none",
+        task="instant",
+        task_version=1,
+        size=1000,
+        num_layers=1,
+        precision="float32",
+        device="cpu:1",
+        seq_len=4,
+        seed=seed,
+        tokens=4,
+        tokens_per_update=4,
+        learning_rate=1e-3,
+        metrics=("one",),
+    )
+
+
+def plan_of(cells: int) -> Plan:
+    return Plan(
+        name="trivial",
+        question="What does a cell cost beside its own work?",
+        spec_hash="0" * 12,
+        spec_yaml="",
+        token_unit="tokens",
+        cells=tuple(trivial_cell(seed) for seed in range(cells)),
+        labels=("none",),
+        comparison=Comparison(baseline="none", zone=(4, 4)),
+    )
+
+
+class Clock:
+    """Watches a sweep: when each cell was answered."""
+
+    def __init__(self) -> None:
+        self.answered_at: list[float] = []
+
+    def answered(self, cell: Cell, record: RunRecord) -> None:
+        assert record.status == "finished", record.message
+        self.answered_at.append(time.monotonic())
+
+
+def run(cells: int, database: Path, slots: int) -> tuple[list[float], float]:
+    """Run so many cells; when each was answered, and when the store had them all."""
+    os.environ["WORKLOADS_PLUGINS"] = str(PLUGINS)
+    runtime.set_ray_environment()
+    from orchestrator.scheduler import run_on_ray
+
+    plan, clock = plan_of(cells), Clock()
+    folder = database.parent / "results"
+    journal = Journal(folder / "journal")
+    store = MlflowStore(f"sqlite:///{database}", plan.name, folder)
+    writer = StoreWriter(store, journal, plan, folder, print)
+    writer.start()
+
+    def execute(pending: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord]]:
+        return run_on_ray(pending, cores=environment.cores()[:slots], train_slots=slots)
+
+    model = cost_model("cpu:1", folder)
+    answers = run_sweep(plan, journal, execute, model=model, follower=writer, watcher=clock)
+    assert answers.counts()["finished"] == cells
+    behind = writer.close(300)
+    assert behind == 0, f"{behind} cells are not in the store"
+    return clock.answered_at, time.monotonic()

@@ -1,0 +1,117 @@
+"""A mixer that goes wrong in training in the way that its option says, and is harmless otherwise:
+in the dry build, in prefill and in decoding."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from workloads.mixer import Mixer
+from workloads.plugins import Architecture
+
+Fault = Literal["segfault", "exit", "raise", "hang", "hoard", "shout", "suicide", "descend"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """fault: how training ends. note: a file for the process id that `descend` leaves."""
+
+    fault: Fault = "raise"
+    note: str = ""
+
+
+class Faulty(Mixer):
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "meta":
+            _FAULTS[self.options.fault](self.options.note)
+        return x
+
+    def empty_state(
+        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
+    ) -> Any:
+        return None
+
+    def prefill(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return x, state
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return x, state
+
+
+def _segfault(note: str) -> None:
+    ctypes.string_at(0)
+
+
+def _exit(note: str) -> None:
+    print("leaving with three", file=sys.stderr, flush=True)
+    os._exit(3)
+
+
+def _raise(note: str) -> None:
+    raise LookupError("no such thing")
+
+
+def _hang(note: str) -> None:
+    time.sleep(3600)
+
+
+def _hoard(note: str) -> None:
+    held = []
+    while True:
+        held.append(torch.ones(4 << 20))
+        time.sleep(0.002)
+
+
+def _shout(note: str) -> None:
+    for number in range(200_000):
+        print(f"line {number} of a great many", file=sys.stderr)
+    os._exit(1)
+
+
+def _suicide(note: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _descend(note: str) -> None:
+    """Start a process of its own, say which, and hang."""
+    with subprocess.Popen(["sleep", "3600"]) as grandchild:
+        with open(note, "w") as file:
+            file.write(str(grandchild.pid))
+        time.sleep(3600)
+
+
+_FAULTS: dict[Fault, Callable[[str], None]] = {
+    "segfault": _segfault,
+    "exit": _exit,
+    "raise": _raise,
+    "hang": _hang,
+    "hoard": _hoard,
+    "shout": _shout,
+    "suicide": _suicide,
+    "descend": _descend,
+}
+
+ARCHITECTURE = Architecture(
+    title="faulty",
+    version=1,
+    options=Options,
+    mixer=lambda d_model, options: Faulty(options),
+    state_bytes=lambda d_model, options, seq_len, element_bytes: 0,
+    flops_per_token=lambda d_model, options, seq_len: 0.0,
+    saved_elements_per_token=lambda d_model, options, seq_len: 0.0,
+    implementation=lambda options, device_type: "faulty",
+)
