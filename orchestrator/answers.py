@@ -65,11 +65,32 @@ class Answers:
 
     def elsewhere(self) -> int:
         """Cells that only another environment has answered: kept, never mixed with these."""
-        ids = {cell_id for cell_id, _ in self.merged}
-        return sum(self.known(cell) is None and cell.id in ids for cell in self.plan.cells)
+        finished = {
+            cell_id for (cell_id, _), one in self.merged.items() if one.status == "finished"
+        }
+        return sum(self.known(cell) is None and cell.id in finished for cell in self.plan.cells)
 
     def other_sources(self) -> int:
         """Answered cells whose workloads' source differed from today's."""
         now = provenance.source().hash
-        known = (self.known(cell) for cell in self.plan.cells)
-        return sum(one is not None and one.newest.source.hash != now for one in known)
+        answered = (self.known(cell) for cell in self.plan.cells if not self.missing(cell))
+        return sum(one is not None and one.newest.source.hash != now for one in answered)
+
+    def remarks(self) -> list[str]:
+        """What a count does not show, in sentences."""
+        given_up = sum(bool(self.missing(c)) and self.exhausted(c) for c in self.plan.cells)
+        elsewhere, changed = self.elsewhere(), self.other_sources()
+        return [
+            f"{cells(number)} {what}"
+            for number, what in (
+                (given_up, "failed as often as allowed; other code or limits start anew"),
+                (elsewhere, "answered in another environment only; they are kept apart"),
+                (changed, "answered by other source code than today's"),
+            )
+            if number
+        ]
+
+
+def cells(number: int) -> str:
+    """`1 cell`, `12 cells`."""
+    return f"{number:,} cell{'' if number == 1 else 's'}"

@@ -44,9 +44,9 @@ def expand(loaded: LoadedSpec) -> Plan:
         spec_hash=loaded.hash,
         spec_yaml=loaded.text,
         token_unit=task.token_unit(plugins.build_options(task.options, spec.task.options)),
-        labels=tuple(choice.label for choice in spec.architectures),
         cells=tuple(cells.values()),
         comparison=_comparison(spec),
+        labels=tuple(choice.label for choice in spec.choices()),
     )
 
 

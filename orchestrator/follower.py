@@ -27,7 +27,7 @@ BATCH = 50
 GATHER_SECONDS = 1.0
 """Least time between two readings of the journal, so that records are taken in batches."""
 FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 10.0
 LAST_PAUSE_SECONDS = 1.0
 """Longest pause between two tries while somebody waits in `close`."""
 

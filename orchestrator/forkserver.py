@@ -13,6 +13,7 @@ closes, the child is killed and the server leaves: nothing outlives the driver.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -80,18 +81,27 @@ def _serve(connection: socket.socket, job: dict[str, Any], events: int, errors: 
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         poller.register(connection, select.POLLHUP | select.POLLRDHUP)
-        ready = [descriptor for descriptor, _ in poller.poll()]
-        if pidfd not in ready:
-            os.kill(pid, signal.SIGKILL)
+        poller.poll()
+        # Our client is gone, or the child is, and may have left processes of its own behind.
+        kill_group(pid)
         _, status = os.waitpid(pid, 0)
         connection.send(json.dumps({"status": status}).encode())
     except (BrokenPipeError, ConnectionResetError):
         # The client died between two messages; its job must not outlive it.
-        os.kill(pid, signal.SIGKILL)
+        kill_group(pid)
         os.waitpid(pid, 0)
         sys.exit(0)
     finally:
         os.close(pidfd)
+
+
+def kill_group(pid: int) -> None:
+    """Kill a child with what it started: it leads a group once it has come that far, which keeps
+    its number until the child is waited for."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _child(job: dict[str, Any], events: int, errors: int) -> None:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from orchestrator.isolation import Isolation
-from orchestrator.runtime import measure_cores
+from orchestrator.runtime import cores_for, keep_off
 from workloads.cell import Cell
-from workloads.events import Event
 from workloads.record import RunRecord
 
 
 def run_inline(
-    cells: Sequence[Cell],
-    *,
-    cores: Sequence[int],
-    on_event: Callable[[Cell, Event], None] = lambda cell, event: None,
+    cells: Sequence[Cell], isolation: Isolation, *, cores: Sequence[int]
 ) -> Iterator[tuple[Cell, RunRecord]]:
-    """Answer the cells in order. `cores` are the machine's; measure cells are pinned to the
-    last."""
-    with Isolation() as isolation:
-        for cell in cells:
-            pinned = measure_cores(cell.device, cores) if cell.kind == "measure" else cores
-            record = isolation.run_cell(
-                cell, cores=pinned, on_event=lambda event, cell=cell: on_event(cell, event)
-            )
-            yield cell, record
+    """Answer the cells in order. `cores` are the machine's; measure cells are pinned to the last,
+    and this process keeps off those meanwhile."""
+    for cell in cells:
+        own = cores_for(cell, cores)
+        keep_off(own if cell.kind == "measure" else (), cores)
+        yield cell, isolation.run_cell(cell, cores=own)

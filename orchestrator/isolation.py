@@ -8,7 +8,6 @@ child last wrote.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -18,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.forkserver import kill_group
 from workloads import environment
 from workloads.cell import Cell, Limits
 from workloads.events import Event, Started, assemble, decode, unmeasured
@@ -91,16 +91,18 @@ class Isolation:
         self._connection = ours
         self._warm = False
 
-    def run_cell(
-        self,
-        cell: Cell,
-        *,
-        cores: Sequence[int] = (),
-        on_event: Callable[[Event], None] = lambda event: None,
-    ) -> RunRecord:
+    def wait_until_warm(self) -> None:
+        """Start the server if it is not running, and wait for it."""
+        try:
+            self._ready()
+        except ServerDied:
+            self.close()
+            self._ready()
+
+    def run_cell(self, cell: Cell, *, cores: Sequence[int] = ()) -> RunRecord:
         """Answer one cell. A metric that broke the memory cap does not take the others with it:
         they are tried in a child of their own, within the same deadline."""
-        self._ensure_ready()  # warming up is not the cell's time
+        self.wait_until_warm()  # which is not the cell's time
         started_at, clock = time.time(), time.monotonic()
         events: list[Event] = []
         asking = cell
@@ -110,9 +112,7 @@ class Isolation:
             ended = self._run_with_retry(
                 {"job": "cell", "cell": asking.to_dict(), "cores": list(cores)}, limits
             )
-            for line in ended.lines:
-                events.append(decode(line))
-                on_event(events[-1])
+            events += map(decode, ended.lines)
             rest = _metrics_after_cap(asking, events, ended)
             if not rest:
                 break
@@ -143,13 +143,6 @@ class Isolation:
             raise RuntimeError(f"{job['job']}: {ended.reason}: {ended.detail}")
         answer: dict[str, Any] = json.loads(ended.lines[-1])
         return answer
-
-    def _ensure_ready(self) -> None:
-        try:
-            self._ready()
-        except ServerDied:
-            self.close()
-            self._ready()
 
     def _run_with_retry(self, job: dict[str, Any], limits: Limits) -> Ended:
         try:
@@ -191,8 +184,13 @@ class Isolation:
             finally:
                 os.close(write_end)
             pid = self._receive(START_SECONDS)["pid"]
-            ended = _watch(pid, events.fileno(), limits)
-            status = self._receive(START_SECONDS)["status"]
+            try:
+                ended = _watch(pid, events.fileno(), limits)
+                status = self._receive(START_SECONDS)["status"]
+            except BaseException:
+                # The server died, or we are interrupted: what the child started goes with it.
+                kill_group(pid)
+                raise
             if ended.reason is None and ended.error is None and status != 0:
                 _explain_death(ended, status, errors, _kernel_oom_kills() > killed_before)
         return ended
@@ -235,11 +233,7 @@ def _watch(pid: int, descriptor: int, limits: Limits) -> Ended:
                 f"after {seconds:.1f} s"
             )
         if ended.reason is not None:
-            # The child leads its own group, so what it started itself goes with it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            kill_group(pid)
 
 
 def _take_lines(ended: Ended, lines: list[bytes]) -> None:

@@ -31,8 +31,8 @@ class Comparison:
 class Plan:
     """Ordered, duplicate-free cells of one sweep file, and the hash of what it says.
 
-    `labels` are in the file's order, which the shuffled cells have lost; `spec_yaml` is the file's
-    own text; `token_unit` is what a length counts (`bytes`, `BPE tokens`).
+    `spec_yaml` is the file's own text; `token_unit` is what a length counts (`bytes`, `BPE
+    tokens`); `labels` are the architectures in the file's order, which the cells are not in.
     """
 
     name: str
@@ -43,6 +43,14 @@ class Plan:
     labels: tuple[str, ...]
     cells: tuple[Cell, ...]
     comparison: Comparison
+
+    def groups(self) -> dict[tuple[str, str], list[Cell]]:
+        """Cells by (kind, label), in the file's order: what tables for people have as rows."""
+        found: dict[tuple[str, str], list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault((cell.kind, cell.label), []).append(cell)
+        order = [(kind, label) for kind in ("measure", "train") for label in self.labels]
+        return {group: found[group] for group in dict.fromkeys([*order, *found]) if group in found}
 
     def pending(self, missing: Callable[[Cell], tuple[str, ...]]) -> list[Cell]:
         """The cells still to be run, each narrowed to the metrics that `missing` names for it."""

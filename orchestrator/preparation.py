@@ -16,8 +16,9 @@ from workloads import environment
 from workloads.cell import Scalar
 
 
-def prepare(plan: Plan, cache: Path, say: Callable[[str], None]) -> None:
-    """Prepare the data of every task that a train cell of the plan needs.
+def prepare(plan: Plan, cache: Path, isolation: Isolation, say: Callable[[str], None]) -> None:
+    """Prepare the data of every task that a train cell of the plan needs, and probe a machine that
+    was not probed yet.
 
     Raises:
         UserError: the data cannot be had; says why.
@@ -26,18 +27,14 @@ def prepare(plan: Plan, cache: Path, say: Callable[[str], None]) -> None:
     for cell in plan.cells:
         if cell.kind == "train":
             tasks[repr((cell.task, cell.task_options))] = (cell.task, dict(cell.task_options))
-    probe = cost.read_probe(cache, _fingerprint(plan)) is None
-    if not tasks and not probe:
-        return
-    with Isolation() as isolation:
-        for task, options in tasks.values():
-            say(f"data for {task}: checking, preparing where needed")
-            try:
-                isolation.call({"job": "prepare", "task": task, "options": options})
-            except RuntimeError as error:
-                raise UserError(f"{task}: its data cannot be prepared: {error}") from None
-        if probe:
-            _probe(plan, cache, isolation, say)
+    for task, options in tasks.values():
+        say(f"data for {task}: checking, preparing where needed")
+        try:
+            isolation.call({"job": "prepare", "task": task, "options": options})
+        except RuntimeError as error:
+            raise UserError(f"{task}: its data cannot be prepared: {error}") from None
+    if cost.read_probe(cache, _fingerprint(plan)) is None:
+        _probe(plan, cache, isolation, say)
 
 
 def _probe(plan: Plan, cache: Path, isolation: Isolation, say: Callable[[str], None]) -> None:

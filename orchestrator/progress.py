@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -18,17 +17,18 @@ class LiveProgress:
     plain line stands for each tenth of the work."""
 
     def __init__(
-        self, console: Console, cells: Iterable[Cell], seconds: Mapping[str, float]
+        self, console: Console, cells: Sequence[Cell], seconds: Mapping[str, float]
     ) -> None:
         self._console = console
         self._seconds = dict(seconds)
-        self._left = {cell.id: cell for cell in cells}
-        self._slots = Counter(cell.kind for cell in self._left.values())
-        self._started = time.monotonic()
-        self._predicted_done = 0.0
-        self._spent = Counter[str]()
-        self._predicted = Counter[str]()
-        self._total = len(self._left)
+        self._counts = Counter(cell.kind for cell in cells)
+        # Predicted seconds of what is left and of what is done, and what the latter really took.
+        self._left = dict.fromkeys(self._counts, 0.0)
+        for cell in cells:
+            self._left[cell.kind] += self._seconds.get(cell.id, 0.0)
+        self._predicted = dict.fromkeys(self._counts, 0.0)
+        self._spent = dict.fromkeys(self._counts, 0.0)
+        self._total = len(cells)
         self._done = 0
         self._announced = 0
         self.width: Mapping[str, int] = {"measure": 1, "train": 1}
@@ -44,7 +44,7 @@ class LiveProgress:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> LiveProgress:
-        for kind, count in self._slots.items():
+        for kind, count in self._counts.items():
             self._tasks[kind] = self._bar.add_task(f"{kind:<8}", total=count, to_go="")
         self._bar.start()
         return self
@@ -58,10 +58,11 @@ class LiveProgress:
 
     def answered(self, cell: Cell, record: RunRecord) -> None:
         """One more record."""
-        self._left.pop(cell.id, None)
+        predicted = self._seconds.get(cell.id, 0.0)
         self._done += 1
+        self._left[cell.kind] -= predicted
+        self._predicted[cell.kind] += predicted
         self._spent[cell.kind] += record.seconds
-        self._predicted[cell.kind] += self._seconds.get(cell.id, 0.0)
         if record.status != "finished":
             self.say(f"{record.status}: {describe(cell)}: {record.message}", "red")
         elif record.reason is not None:
@@ -75,11 +76,10 @@ class LiveProgress:
     def seconds_to_go(self) -> float:
         """Predicted seconds of what is left, corrected by how the predictions did so far."""
         total = 0.0
-        for kind in ("measure", "train"):
-            left = sum(self._seconds.get(c.id, 0.0) for c in self._left.values() if c.kind == kind)
+        for kind, left in self._left.items():
             predicted = self._predicted[kind]
             factor = self._spent[kind] / predicted if predicted else 1.0
-            total += left * factor / max(1, self.width.get(kind, 1))
+            total += max(0.0, left) * factor / max(1, self.width.get(kind, 1))
         return total
 
     def _announce(self, to_go: str) -> None:
@@ -90,7 +90,7 @@ class LiveProgress:
 
 
 def describe(cell: Cell) -> str:
-    """A cell in words: `train transformer, 256 tokens, seed 3`."""
+    """A cell in words: `train transformer, context 256, seed 3`."""
     batch = f", batch {cell.batch_size}" if cell.batch_size else ""
     which = "round" if cell.kind == "measure" else "seed"
     return f"{cell.kind} {cell.label}, context {cell.seq_len}{batch}, {which} {cell.replicate}"
@@ -102,6 +102,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-Say = Callable[[str], None]

@@ -12,10 +12,11 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from workloads import environment
+from workloads.cell import Cell
 
 FOLDER_PREFIX = "sweep-ray-"
 _DRIVER_FILE = "driver"
@@ -76,17 +77,21 @@ def clear_stale() -> None:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Processes of this user with the folder's unique name on their command line."""
-    name = folder.name.encode()
-    found = []
+    """Processes of this user that name the folder on their command line, and all below them: Ray's
+    workers call themselves something else."""
+    name, parents, found = folder.name.encode(), {}, set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
-        with contextlib.suppress(OSError):
-            ours = entry.stat().st_uid == os.getuid()
-            if ours and name in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
+        with contextlib.suppress(OSError, IndexError):
+            if entry.stat().st_uid != os.getuid():
+                continue
+            parents[int(entry.name)] = int(_stat(int(entry.name))[1])
+            if name in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
+    while below := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= below
+    return sorted(found)
 
 
 def _end_processes(folder: Path, patience: float = 3.0) -> None:
@@ -104,10 +109,14 @@ def _start_time(pid: int) -> str | None:
     """When the process started, in the kernel's ticks: a pid alone may be another process by
     now."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        return _stat(pid)[19]
     except OSError:
         return None
-    return text.rpartition(")")[2].split()[19]
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name, which may hold anything: state, parent, ..."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def measure_cores(device: str, available: Sequence[int]) -> tuple[int, ...]:
@@ -115,12 +124,32 @@ def measure_cores(device: str, available: Sequence[int]) -> tuple[int, ...]:
     return tuple(available[-environment.threads_of(device) :])
 
 
-def leave_cores_to_cells(devices: Sequence[str]) -> None:
-    """Keep this process, and what it starts, off the cores that measure cells are pinned to.
+def cores_for(cell: Cell, available: Sequence[int]) -> tuple[int, ...]:
+    """The cores a cell may run on: a measure cell its own, a train cell any."""
+    if cell.kind == "measure":
+        return measure_cores(cell.device, available)
+    return tuple(available)
 
-    Where a cell needs every core there is nothing to keep off, and nothing is changed.
+
+def keep_off(
+    taken: Collection[int], available: Collection[int], folder: Path | None = None
+) -> None:
+    """Keep this process, and all of the runtime in `folder` with its driver, off the cores `taken`
+    by measure cells; with none taken they get back all that are available.
+
+    Where a cell needs every core there is nothing to keep off. Cells choose their own cores.
     """
-    available = environment.cores()
-    taken = {core for device in devices for core in measure_cores(device, available)}
-    if rest := set(available) - taken:
-        os.sched_setaffinity(0, rest)
+    pids = {os.getpid()}
+    if folder is not None:
+        driver = int((folder / _DRIVER_FILE).read_text().split()[0])
+        pids |= {driver, *processes_of(folder)}
+    for pid in pids:
+        _keep_to(set(available) - set(taken) or set(available), pid)
+
+
+def _keep_to(cores: Iterable[int], pid: int) -> None:
+    """Confine every thread of a process; threads and processes it starts later inherit that."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), cores)

@@ -14,7 +14,8 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
+from orchestrator import runtime
 from orchestrator.isolation import Isolation
-from orchestrator.runtime import measure_cores, runtime_folder
 from workloads import environment
 from workloads.cell import Cell
 from workloads.record import RunRecord
@@ -34,21 +35,36 @@ MAX_WORKER_FAILURES = 2
 _Answer = tuple[str, str | None] | BaseException | None
 
 
-class CellRunner(tune.Trainable):  # type: ignore[misc]  # ray ships no types for Trainable
+@dataclass(frozen=True, slots=True)
+class RaySession:
+    """A Ray runtime that is up, with `cpus` on each machine. What is this machine's own, its
+    `cores` and the `folder` of the runtime's files, is empty on a cluster."""
+
+    storage: Path
+    cpus: int
+    cores: tuple[int, ...] = ()
+    folder: Path | None = None
+
+
+class CellRunner(tune.Trainable):
     """A reused actor: one warm fork server, one cell at a time. One `step` is one cell."""
 
-    def setup(
-        self, config: dict[str, Any], cells: Mapping[str, Cell], cores: Sequence[int]
+    def setup(  # type: ignore[override]  # Tune passes what `with_parameters` was given
+        self, config: dict[str, Any], cells: Mapping[str, Cell], session: RaySession
     ) -> None:
         self._cells = cells
-        self._cores = tuple(cores) or environment.cores()
+        self._cores = session.cores or environment.cores()
         self._isolation = Isolation()
-        self._isolation.start()
+        self._isolation.wait_until_warm()
+        first = cells[config["cell"]]
+        if first.kind == "measure":
+            # Starting is over; from here on the runtime, too, keeps off the cells' cores.
+            taken = runtime.cores_for(first, self._cores)
+            runtime.keep_off(taken, self._cores, session.folder)
 
     def step(self) -> dict[str, Any]:
         cell = self._cells[self.config["cell"]]
-        pinned = measure_cores(cell.device, self._cores) if cell.kind == "measure" else self._cores
-        record = self._isolation.run_cell(cell, cores=pinned)
+        record = self._isolation.run_cell(cell, cores=runtime.cores_for(cell, self._cores))
         return {"record": record.to_json(), "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -59,7 +75,7 @@ class CellRunner(tune.Trainable):  # type: ignore[misc]  # ray ships no types fo
         self._isolation.close()
 
 
-class _Collector(tune.Callback):  # type: ignore[misc]  # ray ships no types for Callback
+class _Collector(tune.Callback):
     """Hands every answer to the driver's thread. A hook that raised would end the whole run."""
 
     def __init__(self, answers: queue.Queue[_Answer]) -> None:
@@ -87,31 +103,28 @@ class _Collector(tune.Callback):  # type: ignore[misc]  # ray ships no types for
 
 
 def run_on_ray(
-    cells: Sequence[Cell],
-    *,
-    cores: Sequence[int],
-    address: str | None = None,
-    train_slots: int = 0,
+    cells: Sequence[Cell], session: RaySession, *, train_slots: int = 0
 ) -> Iterator[tuple[Cell, RunRecord]]:
-    """Answer the cells on a Ray runtime of this machine, or on the cluster at `address`.
+    """Answer the cells: measure cells first, each with a whole device to itself; then train cells,
+    which share.
 
-    Measure cells come first, each with a whole device to itself; then train cells, which share.
-    `cores` are this machine's; `train_slots` bounds how many train cells run side by side
-    (0: as many as there are cores), so that their predicted memory fits.
+    `train_slots` bounds how many train cells a machine runs side by side, so that their predicted
+    memory fits (0: as many as there are cores).
     """
-    with _runtime(address, cores) as storage:
-        for kind in ("measure", "train"):
-            batch = [cell for cell in cells if cell.kind == kind]
-            for share, group in _by_share(batch, cores, train_slots).items():
-                resources = dict(share)
-                yield from _run_tune(group, resources, () if address else cores, storage)
+    for kind in ("measure", "train"):
+        batch = [cell for cell in cells if cell.kind == kind]
+        for share, group in _by_share(batch, session.cpus, train_slots).items():
+            if session.folder is not None:
+                runtime.keep_off((), session.cores, session.folder)
+            yield from _run_tune(group, dict(share), session)
 
 
 @contextlib.contextmanager
-def _runtime(address: str | None, cores: Sequence[int]) -> Iterator[Path]:
-    """Ray up, and down again. Its messages are for its developers: errors only."""
+def ray_started(cores: Sequence[int], address: str | None = None) -> Iterator[RaySession]:
+    """Ray up, on these cores of this machine or as the cluster at `address`, and down again. Its
+    messages are for its developers: errors only."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    with runtime_folder() as folder, warnings.catch_warnings():
+    with runtime.runtime_folder() as folder, warnings.catch_warnings():
         # Ray announces changes of its own defaults to whoever starts it.
         warnings.simplefilter("ignore", FutureWarning)
         options: dict[str, Any] = {"address": address}
@@ -123,41 +136,52 @@ def _runtime(address: str | None, cores: Sequence[int]) -> Iterator[Path]:
                 "_node_ip_address": "127.0.0.1",
                 "_temp_dir": str(folder),
             }
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         try:
-            yield folder / "tune"
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            storage = folder / "tune"
+            if address is None:
+                yield RaySession(storage, len(cores), tuple(cores), folder)
+            else:
+                yield RaySession(storage, _cpus_of_a_machine())
         finally:
             ray.shutdown()
 
 
+def _cpus_of_a_machine() -> int:
+    """CPUs of the largest machine: who asks for as many has one to itself."""
+    machines: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return max(int(one["Resources"].get("CPU", 1)) for one in machines if one["Alive"])
+
+
 def _by_share(
-    cells: Sequence[Cell], cores: Sequence[int], train_slots: int
+    cells: Sequence[Cell], cpus: int, train_slots: int
 ) -> dict[tuple[tuple[str, float], ...], list[Cell]]:
     """Cells grouped by the resources each asks for: actors are reused within equal resources."""
     groups: dict[tuple[tuple[str, float], ...], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(tuple(_resources(cell, len(cores), train_slots).items()), []).append(cell)
+        groups.setdefault(tuple(_resources(cell, cpus, train_slots).items()), []).append(cell)
     return groups
 
 
-def _resources(cell: Cell, cores: int, train_slots: int) -> dict[str, float]:
-    """A measure cell asks for a whole device (all cores, or a GPU); a train cell for a share."""
+def _resources(cell: Cell, cpus: int, train_slots: int) -> dict[str, float]:
+    """A measure cell asks for a whole device (a machine's CPUs, or a GPU); a train cell for a GPU
+    too, or for its share of the CPUs."""
     if not environment.is_cpu(cell.device):
-        return {"CPU": 1, "GPU": 1 if cell.kind == "measure" else 1 / max(train_slots, 1)}
+        return {"CPU": 1, "GPU": 1}
     if cell.kind == "measure":
-        return {"CPU": cores}
-    by_memory = cores / train_slots if train_slots else 1
-    return {"CPU": min(cores, max(environment.threads_of(cell.device), by_memory))}
+        return {"CPU": cpus}
+    by_memory = cpus / train_slots if train_slots else 1
+    return {"CPU": min(cpus, max(environment.threads_of(cell.device), by_memory))}
 
 
 def _run_tune(
-    cells: Sequence[Cell], resources: dict[str, float], cores: Sequence[int], storage: Path
+    cells: Sequence[Cell], resources: dict[str, float], session: RaySession
 ) -> Iterator[tuple[Cell, RunRecord]]:
     """One Tune run over cells of equal resources, in its own thread; answers as they come."""
     by_id: dict[str, Cell] = {cell.id: cell for cell in cells}
     answers: queue.Queue[_Answer] = queue.Queue()
     trainable = tune.with_resources(
-        tune.with_parameters(CellRunner, cells=dict(by_id), cores=tuple(cores)), resources
+        tune.with_parameters(CellRunner, cells=dict(by_id), session=session), resources
     )
     tuner = tune.Tuner(
         trainable,
@@ -165,7 +189,7 @@ def _run_tune(
         param_space={"cell": tune.grid_search(list(by_id))},
         tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(
-            storage_path=str(storage),
+            storage_path=str(session.storage),
             name=f"{cells[0].kind}-{time.monotonic_ns()}",
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=MAX_WORKER_FAILURES),
@@ -210,6 +234,3 @@ def _lost(cell: Cell, started_at: float) -> RunRecord:
         seconds=time.time() - started_at,
         message=f"its worker died {MAX_WORKER_FAILURES + 1} times",
     )
-
-
-Execute = Callable[..., Iterator[tuple[Cell, RunRecord]]]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from orchestrator.errors import SpecError
 from orchestrator.spec import strict_yaml
 from orchestrator.spec.references import faults_between_keys
-from orchestrator.spec.sentences import Fault, sentences
+from orchestrator.spec.sentences import Fault, sentences, shortened
 from orchestrator.spec.strict_yaml import Document, Place
 from orchestrator.spec.sweep_spec import RESERVED, SweepSpec
 from workloads.cell import canonical_json
@@ -129,5 +129,6 @@ def _told(place: Place, message: str) -> str:
     """`measure.seq_len[0]: must be ...`."""
     text = ""
     for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        text += f"[{part}]" if isinstance(part, int) else f".{shortened(part)}"
+    text = text.removeprefix(".")
     return f"{text}: {message}" if text else message

@@ -106,7 +106,10 @@ def shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    text = repr(value) if isinstance(value, str) else json.dumps(value)
+    return shortened(repr(value) if isinstance(value, str) else json.dumps(value))
+
+
+def shortened(text: str) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
@@ -118,7 +121,7 @@ def shorten(names: list[str], most: int = 5) -> str:
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """`unknown WHAT 'NAME'`, with near names and all known ones."""
-    return plugins.unknown(what, name if len(name) <= SHOWN else name[:SHOWN] + "...", known)
+    return plugins.unknown(what, shortened(name), known)
 
 
 def _unknown_key(place: Place, root: type[BaseModel]) -> str:

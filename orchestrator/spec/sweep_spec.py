@@ -96,6 +96,12 @@ Length = Annotated[int, Field(ge=1, le=100_000_000)]
 Lengths = Annotated[list[Length], AfterValidator(_distinct), _SET]
 Tokens = Annotated[int, Field(ge=1, le=10**15)]
 Size = Annotated[int, Field(ge=1, le=10**12)]
+Sizes = Annotated[
+    list[Size],
+    BeforeValidator(_listed, json_schema_input_type=Size | list[Size]),
+    AfterValidator(_distinct),
+    _SET,
+]
 Replicates = Annotated[int, Field(ge=1, le=1000)]
 Names = Annotated[list[str], AfterValidator(_distinct), _SET]
 Rate = Annotated[float, Field(gt=0, le=1000)]
@@ -116,7 +122,7 @@ TaskChoice = Annotated[Any, AfterValidator(chooser("tasks", labelled=False))]
 class Model(Strict):
     """`parameters`: non-embedding, matched within 2 %; a list is an axis."""
 
-    parameters: Annotated[list[Size], BeforeValidator(_listed), AfterValidator(_distinct)]
+    parameters: Sizes
     num_layers: Annotated[int, Field(ge=1, le=1000)]
 
 

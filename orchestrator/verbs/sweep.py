@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -16,17 +17,21 @@ from orchestrator.cost import CostModel, cost_model
 from orchestrator.errors import SpecError, StoreError
 from orchestrator.expand import expand
 from orchestrator.follower import StoreWriter
+from orchestrator.isolation import Isolation
 from orchestrator.plan import Plan
 from orchestrator.preparation import prepare
 from orchestrator.progress import LiveProgress, duration
 from orchestrator.results import Results
 from orchestrator.spec import load_spec
 from orchestrator.store import MlflowStore, resolve_uri
-from orchestrator.sweep import Execute, run_sweep
+from orchestrator.sweep import run_sweep
 from workloads import environment
 from workloads.cell import Cell
 from workloads.record import RunRecord
 from workloads.tasks.data import cache_folder
+
+Engine = Callable[[Sequence[Cell], int], Iterator[tuple[Cell, RunRecord]]]
+"""Executes cells, at most so many train cells side by side."""
 
 STORE_PATIENCE = 60.0
 """Seconds that the end of a sweep waits for a store that trails; what is left is caught up
@@ -66,62 +71,79 @@ class _Sweep:
         self._cores = environment.cores()
         self._journal = results.journal()
         self._writer = StoreWriter(store, self._journal, plan, results.folder, self._warn)
+        self._recording = False
 
     def run(self) -> int:
-        # Before any thread or process starts: they all inherit it.
-        runtime.leave_cores_to_cells([cell.device for cell in self._plan.cells])
         envelopes = self._journal.read()
         for path, why in self._journal.damaged.items():
             self._warn(f"left out: {path}: {why}")
         answers = Answers.of(self._plan, envelopes)
         self._say(f"{self._plan.name}: {self._plan.question}")
-        self._writer.start()
         try:
             if answers.pending():
                 answers = self._execute(answers)
+            else:
+                self._record()
         except KeyboardInterrupt:
             return self._interrupted()
         return self._conclude(answers)
 
     def _execute(self, answers: Answers) -> Answers:
         cache = cache_folder()
-        prepare(self._plan, cache, self._say)
-        model = cost_model(self._plan.cells[0].device, cache, self._journal.read())
-        pending = answers.pending()
-        seconds = {cell.id: model.predict(cell).seconds for cell in pending}
-        slots = _train_slots(self._plan, model, self._cores)
-        with LiveProgress(self._console, pending, seconds) as progress:
-            progress.width = {"measure": 1, "train": 1 if self._arguments.inline else slots}
-            done = len(self._plan.cells) - len(pending)
-            progress.say(
-                f"{len(self._plan.cells)} cells, {done} answered before, {len(pending)} to run, "
-                f"about {duration(progress.seconds_to_go())}; store {self._store.address}"
-            )
+        with contextlib.ExitStack() as stack:
+            isolation = stack.enter_context(Isolation())
+            isolation.start()  # warms up while Ray starts
+            engine = stack.enter_context(self._engine(isolation))
+            prepare(self._plan, cache, isolation, self._say)
+            model = cost_model(self._plan.cells[0].device, cache, self._journal.read())
+            slots = _train_slots(self._plan, model, self._cores)
+            progress = stack.enter_context(self._progress(answers, model, slots))
+            self._record()
             return run_sweep(
                 self._plan,
                 self._journal,
-                self._executor(slots),
+                lambda cells: engine(cells, slots),
                 model=model,
                 follower=self._writer,
                 watcher=progress,
             )
 
-    def _executor(self, slots: int) -> Execute:
+    def _progress(self, answers: Answers, model: CostModel, slots: int) -> LiveProgress:
+        pending, planned = answers.pending(), len(self._plan.cells)
+        seconds = {cell.id: model.predict(cell).seconds for cell in pending}
+        progress = LiveProgress(self._console, pending, seconds)
+        progress.width = {"measure": 1, "train": 1 if self._arguments.inline else slots}
+        progress.say(
+            f"{planned} cells, {planned - len(pending)} answered before, {len(pending)} to run, "
+            f"about {duration(progress.seconds_to_go())}; store {self._store.address}"
+        )
+        return progress
+
+    def _record(self) -> None:
+        """Start the store's writer: not before the engine, for importing MLflow would delay the
+        first cell by seconds."""
+        self._writer.start()
+        self._recording = True
+
+    @contextlib.contextmanager
+    def _engine(self, isolation: Isolation) -> Iterator[Engine]:
+        """What executes cells, ready to: on Ray, or here, in children of this fork server."""
         if self._arguments.inline:
             from orchestrator.inline import run_inline
 
-            return lambda cells: run_inline(cells, cores=self._cores)
+            yield lambda cells, slots: run_inline(cells, isolation, cores=self._cores)
+            return
+        runtime.set_ray_environment()
+        # After the environment is set, for Ray reads it when it is imported.
+        from orchestrator.scheduler import ray_started, run_on_ray
 
-        def on_ray(cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord]]:
-            runtime.set_ray_environment()
-            # After the environment is set, for Ray reads it when it is imported.
-            from orchestrator.scheduler import run_on_ray
+        with ray_started(self._cores, self._arguments.address) as session:
 
-            return run_on_ray(
-                cells, cores=self._cores, address=self._arguments.address, train_slots=slots
-            )
+            def on_ray(cells: Sequence[Cell], slots: int) -> Iterator[tuple[Cell, RunRecord]]:
+                isolation.close()  # each worker has its own
+                return run_on_ray(cells, session, train_slots=slots)
 
-        return on_ray
+            yield on_ray
 
     def _conclude(self, answers: Answers) -> int:
         from orchestrator.conclusion import answer
@@ -147,7 +169,8 @@ class _Sweep:
         return 1 if failing else 0
 
     def _interrupted(self) -> int:
-        self._writer.close(INTERRUPTED_PATIENCE)
+        if self._recording:
+            self._writer.close(INTERRUPTED_PATIENCE)
         answers = Answers.of(self._plan, self._journal.read())
         done = answers.counts()["finished"]
         self._say(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator import runtime
@@ -72,7 +71,7 @@ def run(cells: int, database: Path, slots: int) -> tuple[list[float], float]:
     """Run so many cells; when each was answered, and when the store had them all."""
     os.environ["WORKLOADS_PLUGINS"] = str(PLUGINS)
     runtime.set_ray_environment()
-    from orchestrator.scheduler import run_on_ray
+    from orchestrator.scheduler import ray_started, run_on_ray
 
     plan, clock = plan_of(cells), Clock()
     folder = database.parent / "results"
@@ -81,11 +80,15 @@ def run(cells: int, database: Path, slots: int) -> tuple[list[float], float]:
     writer = StoreWriter(store, journal, plan, folder, print)
     writer.start()
 
-    def execute(pending: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord]]:
-        return run_on_ray(pending, cores=environment.cores()[:slots], train_slots=slots)
-
-    model = cost_model("cpu:1", folder)
-    answers = run_sweep(plan, journal, execute, model=model, follower=writer, watcher=clock)
+    with ray_started(environment.cores()[:slots]) as session:
+        answers = run_sweep(
+            plan,
+            journal,
+            lambda pending: run_on_ray(pending, session, train_slots=slots),
+            model=cost_model("cpu:1", folder),
+            follower=writer,
+            watcher=clock,
+        )
     assert answers.counts()["finished"] == cells
     behind = writer.close(300)
     assert behind == 0, f"{behind} cells are not in the store"

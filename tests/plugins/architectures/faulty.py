@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,12 +20,15 @@ from torch import Tensor
 from workloads.mixer import Mixer
 from workloads.plugins import Architecture
 
-Fault = Literal["segfault", "exit", "raise", "hang", "hoard", "shout", "suicide", "descend"]
+Fault = Literal[
+    "segfault", "exit", "raise", "hang", "hoard", "shout", "suicide", "descend", "abandon"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """fault: how training ends. note: a file for the process id that `descend` leaves."""
+    """fault: how training ends. note: a file for the id of the process that
+    `descend` and `abandon` start."""
 
     fault: Fault = "raise"
     note: str = ""
@@ -89,9 +93,17 @@ def _suicide(note: str) -> None:
 def _descend(note: str) -> None:
     """Start a process of its own, say which, and hang."""
     with subprocess.Popen(["sleep", "3600"]) as grandchild:
-        with open(note, "w") as file:
-            file.write(str(grandchild.pid))
+        Path(note).write_text(str(grandchild.pid))
         time.sleep(3600)
+
+
+def _abandon(note: str) -> None:
+    """Start a process that keeps every open file, and leave it behind."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(3600)
+    Path(note).write_text(str(pid))
+    os._exit(1)
 
 
 _FAULTS: dict[Fault, Callable[[str], None]] = {
@@ -103,6 +115,7 @@ _FAULTS: dict[Fault, Callable[[str], None]] = {
     "shout": _shout,
     "suicide": _suicide,
     "descend": _descend,
+    "abandon": _abandon,
 }
 
 ARCHITECTURE = Architecture(
