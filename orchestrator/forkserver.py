@@ -38,12 +38,14 @@ _HEAVY = ("torch._dynamo", "torch.optim", "torch.autograd.profiler", "workloads.
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     warm_up()
-    connection.send(json.dumps({"ready": True, "threads": _thread_count()}).encode())
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 2)
-        if not message:
-            return
-        _serve(connection, json.loads(message), *descriptors)
+    # A client that died while we said something to it ends us as one that left.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.send(json.dumps({"ready": True}).encode())
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 2)
+            if not message:
+                return
+            _serve(connection, json.loads(message), *descriptors)
 
 
 def warm_up() -> None:
@@ -59,12 +61,32 @@ def warm_up() -> None:
             except Exception:
                 # A plug-in that cannot be imported breaks its own cells only, with its own words.
                 continue
+    _dry_build()
     gc.collect()
     gc.freeze()
 
 
-def _thread_count() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
+def _dry_build() -> None:
+    """One forward on the meta device, which touches no other: torch loads the Python of its meta
+    kernels, and compiles its shape arithmetic, at the first."""
+    from workloads.cell import Cell
+    from workloads.check import check
+
+    check(
+        Cell(
+            kind="measure",
+            architecture="none",
+            architecture_version=1,
+            label="none",
+            task="language_modelling",
+            task_version=1,
+            size=1000,
+            num_layers=1,
+            precision="float32",
+            device="cpu:1",
+            seq_len=1,
+        )
+    )
 
 
 def _serve(connection: socket.socket, job: dict[str, Any], events: int, errors: int) -> None:
@@ -82,17 +104,12 @@ def _serve(connection: socket.socket, job: dict[str, Any], events: int, errors: 
         poller.register(pidfd, select.POLLIN)
         poller.register(connection, select.POLLHUP | select.POLLRDHUP)
         poller.poll()
+    finally:
         # Our client is gone, or the child is, and may have left processes of its own behind.
         kill_group(pid)
         _, status = os.waitpid(pid, 0)
-        connection.send(json.dumps({"status": status}).encode())
-    except (BrokenPipeError, ConnectionResetError):
-        # The client died between two messages; its job must not outlive it.
-        kill_group(pid)
-        os.waitpid(pid, 0)
-        sys.exit(0)
-    finally:
         os.close(pidfd)
+    connection.send(json.dumps({"status": status}).encode())
 
 
 def kill_group(pid: int) -> None:

@@ -15,7 +15,10 @@ def run_inline(
 ) -> Iterator[tuple[Cell, RunRecord]]:
     """Answer the cells in order. `cores` are the machine's; measure cells are pinned to the last,
     and this process keeps off those meanwhile."""
-    for cell in cells:
-        own = cores_for(cell, cores)
-        keep_off(own if cell.kind == "measure" else (), cores)
-        yield cell, isolation.run_cell(cell, cores=own)
+    try:
+        for cell in cells:
+            own = cores_for(cell, cores)
+            keep_off(own if cell.kind == "measure" else (), cores)
+            yield cell, isolation.run_cell(cell, cores=own)
+    finally:
+        keep_off((), cores)

@@ -31,6 +31,7 @@ class LiveProgress:
         self._total = len(cells)
         self._done = 0
         self._announced = 0
+        self._said: set[tuple[object, ...]] = set()
         self.width: Mapping[str, int] = {"measure": 1, "train": 1}
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -68,7 +69,11 @@ class LiveProgress:
         elif record.reason is not None:
             detail = next((m.detail for m in record.measurements if m.reason), None)
             text = f"{record.reason.replace('_', ' ')}: {describe(cell)}"
-            self.say(f"{text}: {detail}" if detail else text, "yellow")
+            # Every replicate reaches the same limit: the first one says it.
+            limit = (record.reason, cell.label, cell.size, cell.seq_len, cell.batch)
+            if limit not in self._said:
+                self.say(f"{text}: {detail}" if detail else text, "yellow")
+            self._said.add(limit)
         to_go = duration(self.seconds_to_go()) + " to go"
         self._bar.update(self._tasks[cell.kind], advance=1, to_go=to_go)
         self._announce(to_go)

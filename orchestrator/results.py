@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import SweepLocked
+from orchestrator.errors import SweepLocked, UserError
 from orchestrator.journal import Journal
 
 DEFAULT_ROOT = Path("results")
@@ -24,8 +24,16 @@ class Results:
 
     @classmethod
     def of(cls, name: str, root: str | Path | None = None) -> Results:
-        """The results of the sweep of that name under `root` (default `results`)."""
-        return cls((Path(root) if root else DEFAULT_ROOT).resolve() / name)
+        """The results of the sweep of that name under `root` (default `results`).
+
+        Raises:
+            UserError: there is something of that name, and it is no folder.
+        """
+        folder = (Path(root) if root else DEFAULT_ROOT).resolve() / name
+        for path in (folder.parent, folder):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path}: is not a folder; results are kept in one")
+        return cls(folder)
 
     def journal(self) -> Journal:
         return Journal(self.folder / "journal")
@@ -48,9 +56,14 @@ class Results:
 
         Raises:
             SweepLocked: another driver works on it; says which process.
+            UserError: the folder cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "driver.lock").open("a+") as file:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "driver.lock").open("a+")
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -22,9 +22,11 @@ FOLDER_PREFIX = "sweep-ray-"
 _DRIVER_FILE = "driver"
 
 # With this set, Ray listens where it is told (127.0.0.1) instead of on every interface.
-_SETTINGS = {
+SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Tune's thread, in the middle of something when we shut down, would start another Ray.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -40,7 +42,7 @@ _SETTINGS = {
 
 def set_ray_environment() -> None:
     """Set what Ray reads at import. A user's own setting of the same variable wins."""
-    for name, value in _SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
 
 

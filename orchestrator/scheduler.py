@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import queue
+import signal
 import threading
 import time
 import warnings
@@ -136,8 +137,11 @@ def ray_started(cores: Sequence[int], address: str | None = None) -> Iterator[Ra
                 "_node_ip_address": "127.0.0.1",
                 "_temp_dir": str(folder),
             }
+        on_term = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            # Ray ends the process on SIGTERM; here it ends a sweep in order.
+            signal.signal(signal.SIGTERM, on_term)
             storage = folder / "tune"
             if address is None:
                 yield RaySession(storage, len(cores), tuple(cores), folder)
@@ -145,6 +149,7 @@ def ray_started(cores: Sequence[int], address: str | None = None) -> Iterator[Ra
                 yield RaySession(storage, _cpus_of_a_machine())
         finally:
             ray.shutdown()
+            runtime.keep_off((), cores)
 
 
 def _cpus_of_a_machine() -> int:

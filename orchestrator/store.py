@@ -103,6 +103,7 @@ class MlflowStore:
         self.uri = uri
         self.sweep = sweep
         self.damaged: dict[str, str] = {}
+        self._found: dict[Group, str] = {}
         self._database = sqlite_file.database(uri)
         self._ledgers = results / "mlflow"
         self._ledger = Ledger(self._ledgers, uri)
@@ -133,8 +134,8 @@ class MlflowStore:
         ]
 
     def run_ids(self) -> dict[Group, str]:
-        """The run of each recorded cell and environment."""
-        return {group: entry.run_id for group, entry in self._ledger.entries.items()}
+        """The run of each recorded cell and environment: of the ledger, else as `records` found."""
+        return self._found | {group: e.run_id for group, e in self._ledger.entries.items()}
 
     def write(self, merged: Sequence[Merged]) -> None:
         """Bring the runs of these cells up to date, after `begin`. What was written before an error
@@ -197,6 +198,11 @@ class MlflowStore:
                 return []
             runs = self._search(experiment.experiment_id, "attributes.status != 'RUNNING'")
             children = [run for run in runs if "cell_id" in run.data.tags]
+            self._found = {
+                (run.data.tags["cell_id"], run.data.tags["environment"]): run.info.run_id
+                for run in children
+                if "environment" in run.data.tags
+            }
             with ThreadPoolExecutor(_READERS) as pool:
                 return [one for found in pool.map(self._read_run, children) for one in found]
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.answers import Answers
+from orchestrator.answers import Answers, cells
 from orchestrator.cost import CostModel, cost_model
 from orchestrator.expand import expand
+from orchestrator.plan import Plan
 from orchestrator.progress import duration
 from orchestrator.provenance import Prediction
 from orchestrator.quantities import quantity
@@ -21,6 +22,7 @@ from orchestrator.results import Results
 from orchestrator.spec import load_spec
 from orchestrator.terminal import Terminal
 from workloads.tasks.data import cache_folder
+from workloads.train import MIN_UPDATES, schedule_of
 
 Predictions = Mapping[str, Prediction]
 
@@ -80,8 +82,14 @@ def _print(
             f"{duration(seconds['train'])} of training, shared between cores ({_basis(model)})"
         )
     terminal.say(f"lengths count {plan.token_unit}")
-    for remark in answers.remarks():
+    for remark in [*_undertrained(plan), *answers.remarks()]:
         terminal.say(remark)
+
+
+def _undertrained(plan: Plan) -> Iterator[str]:
+    trained = [cell for cell in plan.cells if cell.kind == "train"]
+    if few := sum(schedule_of(cell).updates < MIN_UPDATES for cell in trained):
+        yield f"{cells(few)} train for fewer than {MIN_UPDATES} updates, which gives no verdict"
 
 
 def _basis(model: CostModel) -> str:
@@ -93,15 +101,15 @@ def _table(answers: Answers, predictions: Predictions) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("kind", "label", "contexts", "cells", "answered", "predicted", "largest peak"):
         table.add_column(name, justify="left" if name in ("kind", "label") else "right")
-    for (kind, label), cells in answers.plan.groups().items():
-        lengths = sorted({cell.seq_len for cell in cells})
+    for (kind, label), group in answers.plan.groups().items():
+        lengths = sorted({cell.seq_len for cell in group})
         table.add_row(
             kind,
             Text(label),
             f"{lengths[0]}-{lengths[-1]}" if len(lengths) > 1 else str(lengths[0]),
-            str(len(cells)),
-            str(sum(not answers.missing(cell) for cell in cells)),
-            duration(sum(predictions[c.id].seconds for c in cells)),
-            quantity(max(predictions[c.id].peak_bytes for c in cells), "bytes"),
+            str(len(group)),
+            str(sum(not answers.missing(cell) for cell in group)),
+            duration(sum(predictions[c.id].seconds for c in group)),
+            quantity(max(predictions[c.id].peak_bytes for c in group), "bytes"),
         )
     return table

@@ -16,6 +16,7 @@ from orchestrator.spec import load_spec
 from orchestrator.store import MlflowStore, resolve_uri
 from orchestrator.terminal import Terminal
 from orchestrator.verbs.analyze import gather, on_recorded_device
+from workloads.cell import Cell
 
 STATUSES = ("finished", "failed", "lost", "pending")
 
@@ -52,14 +53,21 @@ def _table(answers: Answers) -> Table:
 
 
 def _reasons(answers: Answers) -> Iterator[str]:
-    """Every limit reached and every failure, a line each."""
+    """Every limit reached and every failure: cells that say the same in one line, the first one
+    named."""
+    said: dict[tuple[str, ...], list[Cell]] = {}
     for cell in answers.plan.cells:
         known = answers.known(cell)
         if known is None:
             continue
         if answers.status(cell) in ("failed", "lost"):
-            yield f"{known.status}: {describe(cell)}: {known.newest.record.message}"
+            what, why = answers.status(cell), known.newest.record.message
         elif known.reason is not None:
-            detail = next((m.detail for m in known.measurements.values() if m.reason), None)
-            text = f"{known.reason.replace('_', ' ')}: {describe(cell)}"
-            yield f"{text}: {detail}" if detail else text
+            what = known.reason.replace("_", " ")
+            why = next((m.detail for m in known.measurements.values() if m.reason), None)
+        else:
+            continue
+        said.setdefault((what, cell.kind, cell.label, why or ""), []).append(cell)
+    for (what, _, _, why), cells in said.items():
+        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        yield f"{what}: {describe(cells[0])}{more}" + (f": {why}" if why else "")

@@ -36,7 +36,9 @@ Engine = Callable[[Sequence[Cell], int], Iterator[tuple[Cell, RunRecord]]]
 STORE_PATIENCE = 60.0
 """Seconds that the end of a sweep waits for a store that trails; what is left is caught up
 later."""
-INTERRUPTED_PATIENCE = 2.0
+INTERRUPTED_PATIENCE = 8.0
+"""The same for an interrupted one: enough for a first database to be made, for what was begun in it
+to be ended, and short enough for who waits."""
 MEMORY_SHARE = 0.8
 """Of the machine's memory, what train cells that run side by side may be predicted to take."""
 

@@ -1,5 +1,5 @@
-"""Twenty kills of the driver in one sweep: every cell is answered once, and nothing is done twice that
-was on record."""
+"""Twenty kills of the driver in one sweep: every cell is answered once, and nothing is done twice
+that was on record."""
 
 from __future__ import annotations
 

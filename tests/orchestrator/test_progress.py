@@ -67,6 +67,15 @@ def test_failures_and_limits_are_said_as_they_happen() -> None:
     assert f"out of memory: {describe(cut)}" in said
 
 
+def test_a_limit_that_every_replicate_reaches_is_said_once() -> None:
+    cells = measure_cells(("gru",), (512, 1024), rounds=3)
+    progress, log = watched(cells)
+    with progress:
+        for cell, record in WORLD.execute(cells):
+            progress.answered(cell, record)
+    assert log.getvalue().count("out of memory: ") == 2
+
+
 def test_a_terminal_is_redrawn_in_place() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100)

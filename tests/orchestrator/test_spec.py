@@ -385,6 +385,16 @@ def test_any_yaml_is_read_or_refused(value: Any) -> None:
         validated("sweep.yaml", parse(json.dumps(value)))
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=80) | st.text(max_size=80).map(lambda text: text.encode("utf-8")))
+def test_any_file_is_read_or_refused(tmp_path_factory: Any, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError) as caught:
+        load_spec(path)
+    assert all(line.startswith(f"{path}: ") for line in str(caught.value).splitlines())
+
+
 # The schema for editors.
 
 

@@ -50,6 +50,7 @@ class Sweep:
     notified: int = 0
     on_disk: list[int] = field(default_factory=list)
     interrupt_after: int | None = None
+    clock: float = 1_700_000_000.0
 
     def run(self, plan: Plan, execute: Execute | None = None) -> Answers:
         self.executed = []
@@ -67,7 +68,8 @@ class Sweep:
         def noting(cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord]]:
             for cell, record in execute(cells):
                 self.executed.append(cell)
-                yield cell, record
+                self.clock += 1
+                yield cell, replace(record, started_at=self.clock)
 
         return noting
 

@@ -21,14 +21,22 @@ from workloads.mixer import Mixer
 from workloads.plugins import Architecture
 
 Fault = Literal[
-    "segfault", "exit", "raise", "hang", "hoard", "shout", "suicide", "descend", "abandon"
+    "segfault",
+    "exit",
+    "raise",
+    "hang",
+    "hoard",
+    "shout",
+    "suicide",
+    "descend",
+    "abandon",
+    "strike",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """fault: how training ends. note: a file for the id of the process that
-    `descend` and `abandon` start."""
+    """fault: how training ends. note: a file that some faults write to or look for."""
 
     fault: Fault = "raise"
     note: str = ""
@@ -70,7 +78,11 @@ def _raise(note: str) -> None:
 
 
 def _hang(note: str) -> None:
-    time.sleep(3600)
+    """For ever, or until the file of a note is there; one beside it says that we wait."""
+    if note:
+        Path(note).with_suffix(".waiting").touch()
+    while not (note and Path(note).exists()):
+        time.sleep(0.05)
 
 
 def _hoard(note: str) -> None:
@@ -106,6 +118,18 @@ def _abandon(note: str) -> None:
     os._exit(1)
 
 
+def _strike(note: str) -> None:
+    """Kill the worker, which is the parent of the server we were forked from; once only, where a
+    note is asked for."""
+    if note and Path(note).exists():
+        return
+    if note:
+        Path(note).touch()
+    server = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()
+    os.kill(int(server[1]), signal.SIGKILL)
+    time.sleep(3600)
+
+
 _FAULTS: dict[Fault, Callable[[str], None]] = {
     "segfault": _segfault,
     "exit": _exit,
@@ -116,6 +140,7 @@ _FAULTS: dict[Fault, Callable[[str], None]] = {
     "suicide": _suicide,
     "descend": _descend,
     "abandon": _abandon,
+    "strike": _strike,
 }
 
 ARCHITECTURE = Architecture(
