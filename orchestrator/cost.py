@@ -32,7 +32,8 @@ DECODE_STEPS = 32
 # Untimed calls before the samples (`timing.sample`).
 WARM_UP_CALLS = 2
 CHILD_SECONDS = 0.1
-TRACE_SECONDS = 1.5
+# A traced training step takes as long as this many plain ones, and one to make the moments.
+TRACED_STEPS = 12
 # What a process holds besides tensors: buffers of libraries, the allocator's own slack.
 PROCESS_BYTES = 100 << 20
 
@@ -148,7 +149,7 @@ def _work_seconds(cell: Cell, work: Work, rates: Rates) -> float:
     if work == "training_steps":
         return _sampled(TRAINING_CALLS * forward)
     if work == "traced_training_step":
-        return TRACE_SECONDS + 2 * TRAINING_CALLS * forward
+        return TRACED_STEPS * TRAINING_CALLS * forward
     if work == "decoding_steps":
         return forward + DECODE_STEPS * _decode_seconds(cell, rates)
     return 0.0

@@ -5,6 +5,7 @@ Each job is a generator of JSON lines, read by `isolation.py` in the parent.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,18 @@ from typing import Any
 def run(job: dict[str, Any]) -> Iterator[str]:
     """The lines of one job; raises what the work raises."""
     yield from _JOBS[job["job"]](job)
+
+
+def foresee(job: dict[str, Any]) -> None:
+    """Do in the server what its children would each do alike: the dry build of a cell's model, which
+    touches no device. It was done before, when the sweep was planned, in the driver."""
+    from workloads.cell import Cell
+    from workloads.check import check
+
+    if job["job"] == "cell":
+        # What is wrong with a cell is for its child to say.
+        with contextlib.suppress(Exception):
+            check(Cell.from_dict(job["cell"]))
 
 
 def _cell(job: dict[str, Any]) -> Iterator[str]:

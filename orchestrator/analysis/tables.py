@@ -29,7 +29,8 @@ class SweepFacts:
     """What a reader of the tables must know of the sweep, kept as JSON in `cells.parquet`.
 
     `environment` is the fingerprint drawn, None while nothing is recorded; `environments` describes
-    every environment with records, by fingerprint. `labels` are in the sweep file's order. `primary` is (challenger, metric, batch size).
+    every environment with records, by fingerprint. `labels` are in the sweep file's order.
+    `primary` is (challenger, metric, batch size).
     """
 
     name: str

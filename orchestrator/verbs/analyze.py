@@ -58,13 +58,8 @@ def on_recorded_device(loaded: LoadedSpec, envelopes: Sequence[Envelope]) -> Loa
     """`device: auto` as what the newest record ran on: this machine may be another one."""
     if loaded.spec.device != "auto":
         return loaded
-    device = max(envelopes, key=lambda e: e.finished_at).record.cell.device
-    kind, _, threads = device.partition(":")
-    chosen = {"cpu": {"threads": int(threads)}} if kind == "cpu" else device
-    spec = type(loaded.spec).model_validate(
-        {**dict(loaded.spec), "device": chosen}, from_attributes=True
-    )
-    return dataclasses.replace(loaded, spec=spec)
+    newest = max(envelopes, key=lambda envelope: envelope.finished_at)
+    return dataclasses.replace(loaded, device=newest.record.cell.device)
 
 
 def analyse(

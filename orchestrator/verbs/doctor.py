@@ -8,12 +8,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from orchestrator import runtime
 from orchestrator.cost import read_probe
 from orchestrator.errors import StoreError
 from orchestrator.store import MlflowStore, resolve_uri
+from orchestrator.terminal import Terminal
 from workloads import environment, plugins
 from workloads.tasks.data import cache_folder
 
@@ -25,11 +24,9 @@ Finding = tuple[State, str, str]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    console = Console(highlight=False)
-    styles = {"ok": "green", "missing": "yellow"}
+    terminal = Terminal()
     for state, what, text in _findings():
-        console.print(f"[{styles[state]}]{state:<8}[/]", end="")
-        console.print(f"{what:<28}{text}", markup=False, soft_wrap=True)
+        terminal.say(f"{state:<8} {what:<32} {text}", "" if state == "ok" else "yellow")
     return 0
 
 
