@@ -18,7 +18,7 @@ def run(job: dict[str, Any]) -> Iterator[str]:
 
 
 def foresee(job: dict[str, Any]) -> None:
-    """Do in the server what its children would each do alike: the dry build of a cell's model, which
+    """Do in the server what each child would do alike: the dry build of a cell's model, which
     touches no device. It was done before, when the sweep was planned, in the driver."""
     from workloads.cell import Cell
     from workloads.check import check

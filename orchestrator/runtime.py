@@ -19,6 +19,8 @@ from workloads import environment
 from workloads.cell import Cell
 
 FOLDER_PREFIX = "sweep-ray-"
+NAMING_SECONDS = 60.0
+"""How long a folder may be there before its driver is named in it."""
 _DRIVER_FILE = "driver"
 
 # With this set, Ray listens where it is told (127.0.0.1) instead of on every interface.
@@ -62,13 +64,24 @@ def runtime_folder() -> Iterator[Path]:
 
 def stale_folders() -> list[Path]:
     """Runtime folders of this user whose driver is gone."""
-    found = []
-    for folder in Path("/tmp").glob(f"{FOLDER_PREFIX}*"):
-        with contextlib.suppress(OSError, ValueError):
-            pid, started = (folder / _DRIVER_FILE).read_text().split()
-            if folder.stat().st_uid == os.getuid() and _start_time(int(pid)) != started:
-                found.append(folder)
-    return found
+    folders = Path("/tmp").glob(f"{FOLDER_PREFIX}*")
+    return [folder for folder in folders if _is_stale(folder)]
+
+
+def _is_stale(folder: Path) -> bool:
+    try:
+        status = folder.stat()
+        if status.st_uid != os.getuid():
+            return False
+    except OSError:
+        return False
+    said = []
+    with contextlib.suppress(OSError):
+        said = (folder / _DRIVER_FILE).read_text().split()
+    if len(said) != 2:
+        # Killed in between, or just about to say which driver it is.
+        return time.time() - status.st_mtime > NAMING_SECONDS
+    return _start_time(int(said[0])) != said[1]
 
 
 def clear_stale() -> None:

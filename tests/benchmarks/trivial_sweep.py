@@ -3,7 +3,6 @@ is the price of a cell's logistics."""
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from orchestrator.sweep import run_sweep
 from workloads import environment
 from workloads.cell import Cell
 from workloads.record import RunRecord
-
-PLUGINS = Path(__file__).parents[1] / "plugins"
 
 
 def trivial_cell(seed: int) -> Cell:
@@ -69,7 +66,6 @@ class Clock:
 
 def run(cells: int, database: Path, slots: int) -> tuple[list[float], float]:
     """Run so many cells; when each was answered, and when the store had them all."""
-    os.environ["WORKLOADS_PLUGINS"] = str(PLUGINS)
     runtime.set_ray_environment()
     from orchestrator.scheduler import ray_started, run_on_ray
 

@@ -50,16 +50,19 @@ def _kill_term(driver: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "stop"),
+    ("options", "stop", "later"),
     [
-        ((), _terminal),
-        ((), _kill_term),
-        (("--inline",), _kill_int),
+        ((), _terminal, ()),
+        ((), _kill_term, ("--inline",)),
+        (("--inline",), _kill_int, ("--inline",)),
     ],
     ids=["ray-terminal", "ray-sigterm", "inline-sigint"],
 )
 def test_an_interrupted_sweep_goes_on(
-    tmp_path: Path, options: tuple[str, ...], stop: Callable[[int], None]
+    tmp_path: Path,
+    options: tuple[str, ...],
+    stop: Callable[[int], None],
+    later: tuple[str, ...],
 ) -> None:
     note, tally = tmp_path / "note", tmp_path / "tally"
     text = SWEEP.format(note=note)
@@ -80,7 +83,7 @@ def test_an_interrupted_sweep_goes_on(
 
     note.touch()
     executed = _executions(tally)
-    again = SweepProcess(tmp_path, text, *options, WORKLOADS_TALLY=str(tally))
+    again = SweepProcess(tmp_path, text, *later, WORKLOADS_TALLY=str(tally))
     code, out, errors = again.end()
     assert (code, errors) == (0, "")
     assert f"{answered} answered before" in out

@@ -65,10 +65,13 @@ def test_a_driver_that_another_process_followed_is_dead(abandoned: Path) -> None
     assert abandoned in runtime.stale_folders()
 
 
-def test_a_folder_without_a_word_on_its_driver_is_left_alone(abandoned: Path) -> None:
-    """It may be another driver's that has just made it."""
+def test_a_folder_without_a_driver_is_left_alone_for_a_while(abandoned: Path) -> None:
+    """It may be another driver's that has just made it, or one's that was killed just then."""
     (abandoned / "driver").unlink()
     assert abandoned not in runtime.stale_folders()
+    long_ago = time.time() - 2 * runtime.NAMING_SECONDS
+    os.utime(abandoned, (long_ago, long_ago))
+    assert abandoned in runtime.stale_folders()
 
 
 def test_measure_cells_have_cores_of_their_own() -> None:

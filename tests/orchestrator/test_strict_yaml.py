@@ -37,7 +37,26 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["yes", "off", "0o7", "0x1F", "007", "1:30", "e5", ".e3", "._1", "-", ".", "1_", ".inf", ".nan", "1e999", "2020-01-01", "1e5x", "٣"],
+    [
+        "yes",
+        "off",
+        "0o7",
+        "0x1F",
+        "007",
+        "1:30",
+        "e5",
+        ".e3",
+        "._1",
+        "-",
+        ".",
+        "1_",
+        ".inf",
+        ".nan",
+        "1e999",
+        "2020-01-01",
+        "1e5x",
+        "٣",
+    ],
 )
 def test_what_is_no_number_is_text(text: str) -> None:
     assert scalar(text) == text
