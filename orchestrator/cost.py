@@ -28,7 +28,7 @@ from workloads.train import schedule_of
 CALLS_PER_LAYER = 40
 # Training runs this many times the small operations of a forward pass.
 TRAINING_CALLS = 4
-DECODE_STEPS = 32
+DECODE_STEPS = 192
 # Untimed calls before the samples (`timing.sample`).
 WARM_UP_CALLS = 2
 CHILD_SECONDS = 0.1

@@ -47,6 +47,11 @@ def expand(loaded: LoadedSpec) -> Plan:
         cells=tuple(cells.values()),
         comparison=_comparison(spec),
         labels=tuple(choice.label for choice in spec.choices()),
+        references=tuple(
+            choice.label
+            for choice in spec.choices()
+            if not plugins.load("architectures", choice.name).matched
+        ),
     )
 
 

@@ -32,7 +32,9 @@ class Plan:
     """Ordered, duplicate-free cells of one sweep file, and the hash of what it says.
 
     `spec_yaml` is the file's own text; `token_unit` is what a length counts (`bytes`, `BPE
-    tokens`); `labels` are the architectures in the file's order, which the cells are not in.
+    tokens`); `labels` are the architectures in the file's order, which the cells are not in;
+    `references` are those of them that are no candidates (the shell without a mixer), measured for
+    what all others share.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Plan:
     labels: tuple[str, ...]
     cells: tuple[Cell, ...]
     comparison: Comparison
+    references: tuple[str, ...] = ()
 
     def groups(self) -> dict[tuple[str, str], list[Cell]]:
         """Cells by (kind, label), in the file's order: what tables for people have as rows."""

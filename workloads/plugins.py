@@ -49,18 +49,22 @@ class Unsupported(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A sequence mixer with what must be known of it before it runs. Costs are of ONE layer's mixer
-    alone.
+    """A sequence mixer with what must be known of it before it runs. Costs are of ONE layer's mixer.
 
-    title: its name for people. `options` is a frozen dataclass of plain values with defaults: what
-    the YAML may set. mixer(d_model, options) -> Mixer, or None for the shell without a mixer.
-    state_bytes(d_model, options, seq_len, element_bytes) -> bytes one sequence's decoding state
-    holds after `seq_len` tokens. flops_per_token(d_model, options, seq_len) -> forward
-    multiply-adds x 2, mean over the context's positions. saved_elements_per_token(d_model, options,
-    seq_len) -> elements kept per token for backward (a prediction). implementation(options,
-    device_type) -> which code runs: `torch.nn.LSTM (oneDNN)`; raises Unsupported where the fast
-    kernel is missing. width_multiple(options) -> d_model must be a multiple of it. matched: False
-    only where the asked size does not apply (the shell alone).
+    title: its name for people.
+    options: a frozen dataclass of plain values with defaults, what the YAML may set.
+    mixer(d_model, options) -> Mixer, or None for the shell without a mixer.
+    state_bytes(d_model, options, seq_len, element_bytes) -> bytes that one sequence's decoding
+        state holds after `seq_len` tokens.
+    flops_per_token(d_model, options, seq_len) -> forward multiply-adds x 2, mean over the positions
+        of the context.
+    saved_elements_per_token(d_model, options, seq_len) -> elements kept per token for backward, a
+        prediction.
+    implementation(options, device_type) -> which code runs, as `torch.nn.LSTM (oneDNN)`. Raises
+        Unsupported where the fast kernel is missing.
+    width_multiple(options) -> what d_model must be a multiple of.
+    matched: False only where the asked size does not apply: the shell alone, which is measured for
+        what all others share and is no candidate among winners.
     """
 
     title: str

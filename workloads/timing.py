@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 
 MIN_SAMPLES = 3
-MAX_SAMPLES = 30
+MAX_SAMPLES = 100
 MIN_SECONDS = 0.25
 
 

@@ -95,7 +95,7 @@ def build(
         "summary": summary.rows(found, observed.environment),
         "crossovers": crossovers,
         "contrasts": contrasts,
-        "winners": winners.rows(found, observed.environment),
+        "winners": winners.rows(found, observed.environment, plan.references),
         "scaling": scaling.rows(found, observed.environment),
     }
     judged = {name: pa.Table.from_pylist(rows[name], SCHEMAS[name]) for name in rows}

@@ -9,6 +9,8 @@ taken as equal for all labels at one context.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from orchestrator.analysis.blocks import Block
@@ -16,20 +18,26 @@ from orchestrator.analysis.judgement import MIN_REPLICATES
 from orchestrator.analysis.statistics import Floats, one_sided_dunnett
 
 
-def rows(blocks: tuple[Block, ...], environment: str | None) -> list[dict[str, object]]:
+def rows(
+    blocks: tuple[Block, ...], environment: str | None, references: Collection[str] = ()
+) -> list[dict[str, object]]:
     """The rows of the `winners` table. An `undertrained` label has a median and no verdict; with
-    fewer than five complete replicates nobody leaves the set."""
+    fewer than five complete replicates nobody leaves the set. `references` are labels that are no
+    candidates and have no rows."""
     found = []
     for block in blocks:
         for j, context in enumerate(block.contexts):
             judged = [
                 i
                 for i in range(len(block.labels))
-                if np.isfinite(block.comparable[i, j]).any()
+                if block.labels[i] not in references
+                and np.isfinite(block.comparable[i, j]).any()
                 and block.reasons[i][j] != "undertrained"
             ]
             best, members = _best_set(block, j, judged)
             for i in np.flatnonzero(block.planned[:, j]).tolist():
+                if block.labels[i] in references:
+                    continue
                 values = block.values[i, j][np.isfinite(block.values[i, j])]
                 undecided = block.reasons[i][j] == "undertrained" or (
                     not len(values) and block.reasons[i][j] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,16 @@ def test_close_labels_share_the_first_place_and_slow_ones_leave_it() -> None:
 def test_who_ran_out_of_memory_is_not_among_the_best() -> None:
     row = found()["large", 512]
     assert (row["median"], row["best"], row["in_best_set"]) == (None, False, False)
+
+
+def test_a_reference_is_no_candidate() -> None:
+    cells = measure_cells(LAWS, (128,), rounds=5, metrics=("train_step_time",))
+    plan = dataclasses.replace(plan_of(cells), references=("large",))
+    built = tables.build(plan, enveloped(SimulatedWorld(laws=LAWS, seed=1).execute(cells)))
+    rows = {r["label"]: r for r in built.winners.to_pylist() if r["metric"] == "train_step_time"}
+    assert "large" not in rows
+    assert sum(row["best"] for row in rows.values()) == 1
+    assert rows["lstm"]["in_best_set"] and rows["gru"]["in_best_set"]
 
 
 def test_nobody_leaves_the_set_on_fewer_than_five_replicates() -> None:
