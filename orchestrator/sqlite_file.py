@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +38,17 @@ def alone(path: Path) -> Iterator[None]:
     with (Path(tempfile.gettempdir()) / f"mlflow-store-{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A name beside `path` under which to make the file; it takes its own when whole. The caller
+    is `alone`, so what an earlier one left unfinished is nobody's and goes."""
+    for left in path.parent.glob(f".{path.name}.*.new*"):
+        left.unlink(missing_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")
+    yield unfinished
+    unfinished.rename(path)
 
 
 def write_ahead(path: Path) -> None:

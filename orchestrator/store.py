@@ -219,6 +219,10 @@ class MlflowStore:
             else:
                 sqlite_file.write_ahead(self._database)
                 with sqlite_file.alone(self._database):
+                    if not self._database.exists():
+                        # MLflow can neither use nor finish tables that a kill left half made.
+                        with sqlite_file.appearing(self._database) as unfinished:
+                            MlflowClient(f"{sqlite_file.PREFIX}{unfinished}").search_experiments()
                     self._client = MlflowClient(self.uri)
                     # A copy of the file alone, without its log, should have MLflow's tables.
                     sqlite_file.checkpoint(self._database)

@@ -49,7 +49,7 @@ class Unsupported(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A sequence mixer with what must be known of it before it runs. Costs are of ONE layer's mixer.
+    """A sequence mixer, with what must be known before it runs. Costs are of one layer's mixer.
 
     title: its name for people.
     options: a frozen dataclass of plain values with defaults, what the YAML may set.
