@@ -18,12 +18,17 @@ def run(job: dict[str, Any]) -> Iterator[str]:
 
 
 def foresee(job: dict[str, Any]) -> None:
-    """Do in the server what each child would do alike: the dry build of a cell's model, which
-    touches no device. It was done before, when the sweep was planned, in the driver."""
+    """Do in the server what each child would do alike: the dry build of a cell's model. It was done
+    before, when the sweep was planned, in the driver.
+
+    Not for an accelerator: torch asks the driver for its devices on the way, and a process that has
+    opened CUDA cannot be forked.
+    """
     from workloads.cell import Cell
     from workloads.check import check
+    from workloads.environment import is_cpu
 
-    if job["job"] == "cell":
+    if job["job"] == "cell" and is_cpu(job["cell"]["device"]):
         # What is wrong with a cell is for its child to say.
         with contextlib.suppress(Exception):
             check(Cell.from_dict(job["cell"]))

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator import jobs
 from orchestrator.isolation import Isolation, child_environment
 from tests.workloads.tiny_cells import measure_cell
 from workloads import plugins
@@ -258,3 +259,15 @@ def test_the_environment_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_test_plugins_are_found() -> None:
     assert "faulty" in plugins.names("architectures")
     assert "instant" in plugins.names("tasks")
+
+
+@pytest.mark.parametrize(("device", "built"), [("cpu:1", True), ("nvidia-h100-80gb-hbm3", False)])
+def test_the_server_builds_nothing_for_an_accelerator(
+    device: str, built: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry build asks CUDA's driver for its devices, and no child forked after that can use it."""
+    seen: list[Cell] = []
+    monkeypatch.setattr("workloads.check.check", seen.append)
+    cell = measure_cell(device=device)
+    jobs.foresee({"job": "cell", "cell": cell.to_dict()})
+    assert (seen == [cell]) is built

@@ -403,6 +403,29 @@ def test_a_writer_killed_again_and_again_gets_there(database: Path) -> None:
 # -- the parent run ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+def test_a_kill_while_the_database_is_made_leaves_it_to_be_made(tmp_path: Path) -> None:
+    """MLflow makes its tables one by one: some of them would be no database, and for ever."""
+    script = (
+        "import sys; from pathlib import Path; from orchestrator.store import MlflowStore; "
+        "from tests.orchestrator.made_records import plan; "
+        "MlflowStore(sys.argv[1], 'sweep', Path(sys.argv[2])).begin(plan())"
+    )
+    database = tmp_path / "mlflow.db"
+    maker = subprocess.Popen(
+        [sys.executable, "-c", script, f"sqlite:///{database}", str(tmp_path / "results")],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.DEVNULL,
+    )
+    until(lambda: any(file.stat().st_size for file in tmp_path.glob(".mlflow.db.*.new")))
+    maker.kill()
+    maker.wait()
+    assert not database.exists()
+    store_of(database).begin(plan())
+    assert parent_of(database).info.status == "RUNNING"
+    assert list(tmp_path.glob(".mlflow.db.*")) == []
+
+
 def test_at_the_end_the_parent_has_curves_over_context_and_the_results(database: Path) -> None:
     store = written(database, envelope(cell()))
     results = database.parent / "results"
