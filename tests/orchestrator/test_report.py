@@ -300,3 +300,16 @@ def test_intervals_share_a_unit_where_they_can() -> None:
     assert quantities.interval(0.0021, 0.0023, "s") == "2.10 to 2.30 ms"
     assert quantities.interval(0.0009, 0.0011, "s") == "900 µs to 1.10 ms"
     assert quantities.interval(None, 1.0, "s") == ""
+
+
+@pytest.mark.parametrize(("adjusted", "said"), [(0.3, True), (0.01, False)])
+def test_a_verdict_that_the_number_of_comparisons_takes_back_says_so(
+    adjusted: float, said: bool, tmp_path: Path
+) -> None:
+    world = tables()
+    rows = [
+        {**row, "verdict": "baseline_always", "p_adjusted": adjusted}
+        for row in world.crossovers.to_pylist()
+    ]
+    changed = replace(world, crossovers=pa.Table.from_pylist(rows, world.crossovers.schema))
+    assert ("taken by itself" in render(changed, tmp_path)) is said
