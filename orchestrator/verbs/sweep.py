@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from orchestrator import runtime
@@ -25,6 +24,7 @@ from orchestrator.results import Results
 from orchestrator.spec import load_spec
 from orchestrator.store import MlflowStore, resolve_uri
 from orchestrator.sweep import run_sweep
+from orchestrator.terminal import Terminal
 from workloads import environment
 from workloads.cell import Cell
 from workloads.record import RunRecord
@@ -52,9 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     plan = expand(loaded)
     results = Results.of(plan.name, arguments.results)
     store = MlflowStore(resolve_uri(arguments.tracking_uri), plan.name, results.folder)
-    console = Console(highlight=False)
+    terminal = Terminal()
     with results.locked():
-        return _Sweep(plan, results, store, console, arguments).run()
+        return _Sweep(plan, results, store, terminal, arguments).run()
 
 
 class _Sweep:
@@ -65,11 +65,11 @@ class _Sweep:
         plan: Plan,
         results: Results,
         store: MlflowStore,
-        console: Console,
+        terminal: Terminal,
         arguments: argparse.Namespace,
     ) -> None:
         self._plan, self._results, self._store = plan, results, store
-        self._console, self._arguments = console, arguments
+        self._terminal, self._arguments = terminal, arguments
         self._cores = environment.cores()
         self._journal = results.journal()
         self._writer = StoreWriter(store, self._journal, plan, results.folder, self._warn)
@@ -113,7 +113,7 @@ class _Sweep:
     def _progress(self, answers: Answers, model: CostModel, slots: int) -> LiveProgress:
         pending, planned = answers.pending(), len(self._plan.cells)
         seconds = {cell.id: model.predict(cell).seconds for cell in pending}
-        progress = LiveProgress(self._console, pending, seconds)
+        progress = LiveProgress(self._terminal, pending, seconds)
         progress.width = {"measure": 1, "train": 1 if self._arguments.inline else slots}
         progress.say(
             f"{planned} cells, {planned - len(pending)} answered before, {len(pending)} to run, "
@@ -160,7 +160,7 @@ class _Sweep:
             self._warn(f"the results are not in the store yet: {error}")
         if behind:
             self._warn(f"{behind} cells are not in the store yet; the next command records them")
-        self._console.print(_summary(self._plan, answers))
+        self._terminal.print(_summary(self._plan, answers))
         self._say(answer(tables))
         self._say(f"report: {_shown(self._results.report)}")
         self._say(f"tables: {_shown(self._results.tables)}, store: {self._store.address}")
@@ -182,7 +182,7 @@ class _Sweep:
         return 130
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._terminal.say(text)
 
     def _warn(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
