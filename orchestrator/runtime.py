@@ -134,15 +134,11 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def measure_cores(device: str, available: Sequence[int]) -> tuple[int, ...]:
-    """The cores a measure cell is pinned to: the last ones, as many as it has threads."""
-    return tuple(available[-environment.threads_of(device) :])
-
-
 def cores_for(cell: Cell, available: Sequence[int]) -> tuple[int, ...]:
-    """The cores a cell may run on: a measure cell its own, a train cell any."""
+    """The cores a cell may run on: a measure cell the last ones, as many as it has threads; a train
+    cell any."""
     if cell.kind == "measure":
-        return measure_cores(cell.device, available)
+        return tuple(available[-environment.threads_of(cell.device) :])
     return tuple(available)
 
 

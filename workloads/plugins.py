@@ -3,8 +3,8 @@ lazy.
 
 A file `workloads/FAMILY/NAME.py` exports one typed constant (`ARCHITECTURE`, `TASK` or `METRIC`).
 Folders named in the environment variable WORKLOADS_PLUGINS (separated like PATH, each with
-sub-folders `architectures/`, `tasks/`,
-`metrics/`) are searched after our own, so a plug-in can live outside this repository.
+sub-folders `architectures/`, `tasks/`, `metrics/`) are searched after our own, so a plug-in can
+live outside this repository.
 """
 
 from __future__ import annotations

@@ -26,18 +26,16 @@ def rows(
     candidates and have no rows."""
     found = []
     for block in blocks:
+        candidates = [i for i, label in enumerate(block.labels) if label not in references]
         for j, context in enumerate(block.contexts):
             judged = [
                 i
-                for i in range(len(block.labels))
-                if block.labels[i] not in references
-                and np.isfinite(block.comparable[i, j]).any()
+                for i in candidates
+                if np.isfinite(block.comparable[i, j]).any()
                 and block.reasons[i][j] != "undertrained"
             ]
             best, members = _best_set(block, j, judged)
-            for i in np.flatnonzero(block.planned[:, j]).tolist():
-                if block.labels[i] in references:
-                    continue
+            for i in (i for i in candidates if block.planned[i, j]):
                 values = block.values[i, j][np.isfinite(block.values[i, j])]
                 undecided = block.reasons[i][j] == "undertrained" or (
                     not len(values) and block.reasons[i][j] is None

@@ -6,16 +6,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from orchestrator.analysis import tables as tables_of
 from orchestrator.analysis.tables import Tables
 from orchestrator.conclusion import answer
 from orchestrator.errors import NothingRecorded
 from orchestrator.expand import expand
-from orchestrator.journal import Journal
+from orchestrator.journal import Journal, write_durably
 from orchestrator.plan import Plan
 from orchestrator.plots.plot import draw_all
 from orchestrator.provenance import Envelope
@@ -72,14 +70,14 @@ def analyse(
     tables = tables_of.build(plan, envelopes, run_ids)
     tables_of.write(tables, results.tables)
     draw_all(tables, results.plots)
-    _write(results.report, render(tables, results.plots))
+    write_durably(results.report, render(tables, results.plots).encode())
     return tables
 
 
 def medians(tables: Tables) -> dict[str, list[tuple[int, float]]]:
     """`train_step_time/lstm/batch 4` -> (context, median): what MLflow draws as curves."""
     rows = [row for row in tables.summary.to_pylist() if row["median"] is not None]
-    sizes = Counter((row["size"]) for row in rows)
+    sizes = {row["size"] for row in rows}
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         parts = [row["metric"], row["label"]]
@@ -87,9 +85,3 @@ def medians(tables: Tables) -> dict[str, list[tuple[int, float]]]:
         parts += [f"batch {row['batch']}"] if row["batch"] else []
         curves.setdefault("/".join(parts), []).append((row["seq_len"], row["median"]))
     return {name: sorted(curve) for name, curve in curves.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

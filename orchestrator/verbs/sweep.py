@@ -25,6 +25,7 @@ from orchestrator.spec import load_spec
 from orchestrator.store import MlflowStore, resolve_uri
 from orchestrator.sweep import run_sweep
 from orchestrator.terminal import Terminal
+from orchestrator.verbs.status import STATUSES
 from workloads import environment
 from workloads.cell import Cell
 from workloads.record import RunRecord
@@ -205,7 +206,8 @@ def _memory_bytes() -> int:
 
 def _summary(plan: Plan, answers: Answers) -> Table:
     """Cells by label and status."""
-    statuses = [s for s in ("finished", "failed", "lost", "pending") if answers.counts()[s]]
+    counts = answers.counts()
+    statuses = [status for status in STATUSES if counts[status]]
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("label")
     for status in statuses:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from workloads import recurrent
 from workloads.mixer import Mixer, MixerState
-from workloads.plugins import Architecture, Unsupported
+from workloads.plugins import Architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +43,8 @@ class Gru(Mixer):
         self.rnn = nn.GRU(d_model, d_model, batch_first=True)
 
     def initialise(self, residual_scale: float) -> None:
-        """torch's own U(-1/sqrt(D), 1/sqrt(D)) for the weights, as in the LSTM; zero biases, which
-        let half of the past through at the start."""
-        w_ih, w_hh, b_ih, b_hh = self.rnn.all_weights[0]
-        bound = self.d_model**-0.5
-        nn.init.uniform_(w_ih, -bound, bound)
-        nn.init.uniform_(w_hh, -bound, bound)
-        nn.init.zeros_(b_ih)
-        nn.init.zeros_(b_hh)
+        """Zero biases let half of the past through at the start."""
+        recurrent.initialise(self.rnn)
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.rnn(x)[0]
@@ -72,10 +67,7 @@ class Gru(Mixer):
 def _implementation(options: Options, device_type: str) -> str:
     if device_type == "cpu":
         return "torch.nn.GRU (ATen)"
-    cudnn = torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
-    if torch.version.cuda is not None and not cudnn:
-        raise Unsupported("this torch is built without cuDNN, the fast kernel of nn.GRU")
-    return "torch.nn.GRU (cuDNN)"
+    return recurrent.cudnn_kernel("torch.nn.GRU")
 
 
 ARCHITECTURE = Architecture(

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from workloads import recurrent
 from workloads.mixer import Mixer, MixerState
-from workloads.plugins import Architecture, Unsupported
+from workloads.plugins import Architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +44,11 @@ class Lstm(Mixer):
         self.rnn = nn.LSTM(d_model, d_model, batch_first=True)
 
     def initialise(self, residual_scale: float) -> None:
-        """torch's own U(-1/sqrt(D), 1/sqrt(D)) for the weights: N(0, 0.02) would close the
-        recurrence at small widths. Biases are zero, but the forget gate's is 1 (Jozefowicz et al.
-        2015), so that memory lasts from the start."""
-        w_ih, w_hh, b_ih, b_hh = self.rnn.all_weights[0]
-        bound = self.d_model**-0.5
-        nn.init.uniform_(w_ih, -bound, bound)
-        nn.init.uniform_(w_hh, -bound, bound)
-        nn.init.zeros_(b_ih)
-        nn.init.zeros_(b_hh)
+        """As every recurrence here, but the forget gate's bias is 1 (Jozefowicz et al. 2015), so
+        that memory lasts from the start."""
+        recurrent.initialise(self.rnn)
         with torch.no_grad():
+            b_ih = self.rnn.all_weights[0][2]
             b_ih[self.d_model : 2 * self.d_model] = 1.0  # the gates' order is i, f, g, o
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,10 +77,7 @@ def _implementation(options: Options, device_type: str) -> str:
     if device_type == "cpu":
         onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         return f"torch.nn.LSTM ({'oneDNN' if onednn else 'ATen'})"
-    cudnn = torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
-    if torch.version.cuda is not None and not cudnn:
-        raise Unsupported("this torch is built without cuDNN, the fast kernel of nn.LSTM")
-    return "torch.nn.LSTM (cuDNN)"
+    return recurrent.cudnn_kernel("torch.nn.LSTM")
 
 
 ARCHITECTURE = Architecture(
