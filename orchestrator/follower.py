@@ -1,5 +1,5 @@
 """The one writer of a sweep's MLflow store: a thread that follows the journal in batches, so that
-neither workers nor the scheduler ever wait for MLflow.
+neither workers nor the scheduler ever wait for MLflow. `recorder.py` gives it a process.
 
 The journal is the truth. While the store is down the thread waits, ever longer up to a cap, says so
 once, and drops nothing: what is not recorded at the end is recorded by the next command.
@@ -18,13 +18,12 @@ from orchestrator import child_run
 from orchestrator.errors import StoreError
 from orchestrator.journal import Journal, Merged, merge_cell
 from orchestrator.ledger import Group
-from orchestrator.plan import Plan
 from orchestrator.provenance import Envelope
-from orchestrator.store import RunStore
+from orchestrator.store import Described, RunStore
 
 BATCH = 50
 """Cells recorded between two confirmations in the ledger."""
-GATHER_SECONDS = 1.0
+GATHER_SECONDS = 0.25
 """Least time between two readings of the journal, so that records are taken in batches."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
@@ -44,11 +43,11 @@ class StoreWriter:
         self,
         store: RunStore,
         journal: Journal,
-        plan: Plan,
+        sweep: Described,
         results: Path,
         warn: Callable[[str], None],
     ) -> None:
-        self._store, self._plan, self._warn = store, plan, warn
+        self._store, self._sweep, self._warn = store, sweep, warn
         self._records = _Records(journal.folder)
         self._lock_path = results / "mlflow" / "writer.lock"
         self._refused: dict[Group, str] = {}
@@ -105,7 +104,7 @@ class StoreWriter:
             if not self._hold(lock):
                 raise StoreError(f"{self._lock_path}: another process is recording this sweep")
             if not self._began:
-                self._store.begin(self._plan)
+                self._store.begin(self._sweep)
                 self._began = True
             behind = self._behind()
             for start in range(0, len(behind), BATCH):
@@ -137,7 +136,7 @@ class StoreWriter:
         try:
             self._store.write(batch)
         except StoreError:
-            self._store.begin(self._plan)
+            self._store.begin(self._sweep)
             for one in self._store.behind(batch):
                 self._write_alone(one)
 
@@ -145,7 +144,7 @@ class StoreWriter:
         try:
             self._store.write([one])
         except StoreError as error:
-            self._store.begin(self._plan)
+            self._store.begin(self._sweep)
             self._refused[_group(one)] = child_run.revision(one)
             self._say(f"{error}. {child_run.name(one.cell)} is kept, and tried by the next command")
 
@@ -160,6 +159,11 @@ class StoreWriter:
                 self._store.end()
             except (StoreError, OSError) as error:
                 self._say(str(error))
+
+
+def behind(store: RunStore, journal: Path) -> list[Merged]:
+    """The cells of a journal's folder whose newest records are not in the store, by its ledger."""
+    return store.behind(_Records(journal).merged())
 
 
 class _Records:

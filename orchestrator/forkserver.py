@@ -55,6 +55,7 @@ def main() -> None:
 def warm_up() -> None:
     """Import what every child needs, so that forking shares it. Importing starts no threads."""
     from workloads import plugins
+    from workloads.train import rehearse
 
     for module in _HEAVY:
         importlib.import_module(module)
@@ -65,6 +66,7 @@ def warm_up() -> None:
             except Exception:
                 # A plug-in that cannot be imported breaks its own cells only, with its own words.
                 continue
+    rehearse()
     gc.collect()
     gc.freeze()
     _gather_pages()

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.durable import write_durably
 from orchestrator.provenance import Envelope
 from workloads.cell import Cell, Limits, Scalar
 from workloads.environment import Environment
@@ -88,21 +89,6 @@ def _load(path: Path) -> Envelope:
     if path.name != f"{envelope.key}{_SUFFIX}":
         raise ValueError(f"holds record {envelope.key}, which has a file of its own")
     return envelope
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all, and on disk before this returns."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def in_order(envelopes: Iterable[Envelope]) -> list[Envelope]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.journal import write_durably
+from orchestrator.durable import write_durably
 
 Group = tuple[str, str]
 """A cell's id and an environment's fingerprint: what one child run is for."""

@@ -12,7 +12,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from workloads import environment
@@ -33,6 +33,9 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
+    # For a dashboard that does not run: a millisecond of each cell.
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_metrics_collection": "0",
     # The journal is the truth: Tune's own loggers and snapshots would only cost time.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
@@ -94,19 +97,31 @@ def clear_stale() -> None:
 def processes_of(folder: Path) -> list[int]:
     """Processes of this user that name the folder on their command line, and all below them: Ray's
     workers call themselves something else."""
-    name, parents, found = folder.name.encode(), {}, set()
+    name, parents, found = folder.name.encode(), _parents(), set()
+    for pid in parents:
+        with contextlib.suppress(OSError):
+            if name in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return sorted(_with_children(found, parents))
+
+
+def _parents() -> dict[int, int]:
+    """The parent of each other process of this user."""
+    found = {}
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError, IndexError):
-            if entry.stat().st_uid != os.getuid():
-                continue
-            parents[int(entry.name)] = int(_stat(int(entry.name))[1])
-            if name in (entry / "cmdline").read_bytes():
-                found.add(int(entry.name))
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError, IndexError):
+                if entry.stat().st_uid == os.getuid():
+                    found[int(entry.name)] = int(_stat(int(entry.name))[1])
+    return found
+
+
+def _with_children(pids: set[int], parents: Mapping[int, int]) -> set[int]:
+    """These processes and all below them."""
+    found = set(pids)
     while below := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= below
-    return sorted(found)
+    return found
 
 
 def _end_processes(folder: Path, patience: float = 3.0) -> None:
@@ -145,8 +160,8 @@ def cores_for(cell: Cell, available: Sequence[int]) -> tuple[int, ...]:
 def keep_off(
     taken: Collection[int], available: Collection[int], folder: Path | None = None
 ) -> None:
-    """Keep this process, and all of the runtime in `folder` with its driver, off the cores `taken`
-    by measure cells; with none taken they get back all that are available.
+    """Keep this process, and all of the runtime in `folder` with its driver, and all they started,
+    off the cores `taken` by measure cells; with none taken they get back all that are available.
 
     Where a cell needs every core there is nothing to keep off. Cells choose their own cores.
     """
@@ -154,7 +169,7 @@ def keep_off(
     if folder is not None:
         driver = int((folder / _DRIVER_FILE).read_text().split()[0])
         pids |= {driver, *processes_of(folder)}
-    for pid in pids:
+    for pid in _with_children(pids, _parents()):
         _keep_to(set(available) - set(taken) or set(available), pid)
 
 

@@ -53,20 +53,29 @@ class CellRunner(tune.Trainable):
     def setup(  # type: ignore[override]  # Tune passes what `with_parameters` was given
         self, config: dict[str, Any], cells: Mapping[str, Cell], session: RaySession
     ) -> None:
-        self._cells = cells
+        self._cells, self._session = cells, session
         self._cores = session.cores or environment.cores()
         self._isolation = Isolation()
-        self._isolation.wait_until_warm()
-        first = cells[config["cell"]]
-        if first.kind == "measure":
-            # Starting is over; from here on the runtime, too, keeps off the cells' cores.
-            taken = runtime.cores_for(first, self._cores)
-            runtime.keep_off(taken, self._cores, session.folder)
+        # Without waiting until it is warm: an actor that is idle takes over the cell of one that is
+        # still starting, which Tune then ends, starts anew, and so on, for as long as cells take
+        # less time than starting does.
+        self._isolation.start()
+        self._first = True
 
     def step(self) -> dict[str, Any]:
         cell = self._cells[self.config["cell"]]
+        if self._first:
+            self._begin(cell)
         record = self._isolation.run_cell(cell, cores=runtime.cores_for(cell, self._cores))
         return {"record": record.to_json(), "done": True}
+
+    def _begin(self, cell: Cell) -> None:
+        self._first = False
+        self._isolation.wait_until_warm()
+        if cell.kind == "measure":
+            # Starting is over; from here on the runtime, too, keeps off the cells' cores.
+            taken = runtime.cores_for(cell, self._cores)
+            runtime.keep_off(taken, self._cores, self._session.folder)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config

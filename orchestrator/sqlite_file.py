@@ -20,6 +20,10 @@ from typing import Any
 
 PREFIX = "sqlite:///"
 
+LOG_PAGES = 10_000
+"""Pages (4 KiB) that the log may have before a commit waits for them to be put in their places; a
+writer does so itself far earlier, between two batches."""
+
 _written_ahead: set[str] = set()
 
 
@@ -69,6 +73,7 @@ def _on_connect(connection: Any, _: object) -> None:
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
 
 
 def checkpoint(path: Path) -> None:

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from orchestrator import artifact_path, child_run, sqlite_file
+from orchestrator import artifact_path, child_run, durable, sqlite_file
 from orchestrator.child_run import PARENT_TAG, RECORD_FILE, RECORD_TAG, RECORDS_TAG
 from orchestrator.errors import StoreError
-from orchestrator.journal import Merged, write_durably
+from orchestrator.journal import Merged
 from orchestrator.ledger import Entry, Group, Ledger
-from orchestrator.plan import Plan
 from orchestrator.provenance import Envelope
 from workloads.cell import canonical_json
 
@@ -53,11 +52,28 @@ _PARENT_KIND = "sweep"
 _READERS = 8
 
 
+Medians = Mapping[str, Sequence[tuple[int, float]]]
+"""Curves over context by name (`train_step_time/lstm/batch 8`): length in tokens, value."""
+
+
+class Described(Protocol):
+    """What the store says of a sweep: a `Plan`, or less."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def question(self) -> str: ...
+
+    @property
+    def spec_hash(self) -> str: ...
+
+
 class RunStore(Protocol):
     """Where a sweep's runs are kept; `MlflowStore` says what each method does. All but `behind` may
     raise StoreError, and may be called again."""
 
-    def begin(self, plan: Plan) -> None: ...
+    def begin(self, sweep: Described) -> None: ...
 
     def behind(self, merged: Sequence[Merged]) -> list[Merged]: ...
 
@@ -65,9 +81,7 @@ class RunStore(Protocol):
 
     def end(self) -> None: ...
 
-    def finish(
-        self, plan: Plan, medians: Mapping[str, Sequence[tuple[int, float]]], results: Path
-    ) -> None: ...
+    def finish(self, sweep: Described, medians: Medians, results: Path) -> None: ...
 
     def records(self) -> list[Envelope]: ...
 
@@ -108,19 +122,20 @@ class MlflowStore:
         self._ledgers = results / "mlflow"
         self._ledger = Ledger(self._ledgers, uri)
         self._client: MlflowClient | None = None
+        self._unsynced: Path | None = None
 
     @property
     def address(self) -> str:
         """The URI as it may be shown: without a password."""
         return re.sub(r"//[^/@]*@", "//***@", self.uri)
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, sweep: Described) -> None:
         """Find or create the experiment and the parent run, and mend what a killed driver left
         RUNNING."""
         with self._explained():
             self._ledger = Ledger(self._ledgers, self.uri)
             experiment = self._experiment()
-            parent = self._parent(experiment, plan)
+            parent = self._parent(experiment, sweep)
             if (self._ledger.experiment, self._ledger.parent) != (experiment, parent):
                 self._ledger.start(experiment, parent, dict(self._recorded(experiment, parent)))
             self._mend()
@@ -164,16 +179,13 @@ class MlflowStore:
             self._connected().set_terminated(self._ledger.parent, "KILLED")
             self._checkpoint()
 
-    def finish(
-        self, plan: Plan, medians: Mapping[str, Sequence[tuple[int, float]]], results: Path
-    ) -> None:
+    def finish(self, sweep: Described, medians: Medians, results: Path) -> None:
         """Give the parent run the medians as curves over context, and tables, plots and report as
         artifacts, and end it FINISHED.
 
-        `medians` maps a metric's name (`train_step_time/lstm/batch 8`) to pairs of context length
-        in tokens and value. Medians that are there already are not sent again.
+        Medians that are there already are not sent again.
         """
-        self.begin(plan)
+        self.begin(sweep)
         with self._explained():
             client, parent = self._connected(), self._ledger.parent
             for name in RESULTS:
@@ -246,15 +258,15 @@ class MlflowStore:
             )
         return str(found.experiment_id)
 
-    def _parent(self, experiment: str, plan: Plan) -> str:
+    def _parent(self, experiment: str, sweep: Described) -> str:
         from mlflow.entities import RunTag
 
         client = self._connected()
-        said = {"spec_hash": plan.spec_hash, "mlflow.note.content": plan.question}
+        said = {"spec_hash": sweep.spec_hash, "mlflow.note.content": sweep.question}
         filter_ = f"tags.kind = '{_PARENT_KIND}'"
         found = sorted(self._search(experiment, filter_), key=lambda run: run.info.start_time)
         if not found:
-            tags = {"kind": _PARENT_KIND, "mlflow.runName": plan.name, **said}
+            tags = {"kind": _PARENT_KIND, "mlflow.runName": sweep.name, **said}
             return str(client.create_run(experiment, tags=tags).info.run_id)
         parent = next((r for r in found if r.info.run_id == self._ledger.parent), found[0])
         run_id = str(parent.info.run_id)
@@ -342,7 +354,8 @@ class MlflowStore:
             self._connected().log_text(run.info.run_id, content.decode(), RECORD_FILE)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / RECORD_FILE, content)
+        durable.write_whole(folder / RECORD_FILE, content)
+        self._unsynced = folder
 
     def _read_run(self, run: Run) -> list[Envelope]:
         try:
@@ -362,7 +375,7 @@ class MlflowStore:
             client = self._connected()
             return Path(client.download_artifacts(run.info.run_id, RECORD_FILE, there)).read_bytes()
 
-    def _log_medians(self, medians: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    def _log_medians(self, medians: Medians) -> None:
         from mlflow.entities import Metric, RunTag
 
         client, parent = self._connected(), self._ledger.parent
@@ -380,7 +393,11 @@ class MlflowStore:
         client.log_batch(parent, tags=[RunTag("medians_sha256", digest)])
 
     def _checkpoint(self) -> None:
-        """Put on disk what SQLite has only in its log, before the ledger says that it is there."""
+        """Put on disk the records' files and what SQLite has only in its log, before the ledger
+        says that it is there."""
+        if self._unsynced is not None:
+            durable.sync(self._unsynced)
+            self._unsynced = None
         if self._database is not None:
             sqlite_file.checkpoint(self._database)
 

@@ -43,6 +43,14 @@ def open_device(cell: Cell) -> torch.device:
     return device
 
 
+def seed(device: torch.device, value: int) -> None:
+    """Seed what draws on this device. `torch.manual_seed` would, on a CPU, note for every
+    accelerator that might ever come where it was called from, for milliseconds."""
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(value)
+
+
 def _float32_kernels() -> tuple[Any, ...]:
     """What may round float32 to TF32: matrix products, convolutions, recurrent layers. cuDNN's own
     switch does not reach the last two in torch 2.11, and both start with TF32 on."""

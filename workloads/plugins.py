@@ -199,6 +199,12 @@ def load(family: Family, name: str) -> Architecture | Task | Metric:
     Raises:
         UnknownPlugin: no such file; says what is near and what there is.
     """
+    return _loaded(family, name, os.environ.get("WORKLOADS_PLUGINS", ""))
+
+
+@cache
+def _loaded(family: Family, name: str, folders: str) -> Architecture | Task | Metric:
+    """`load`, once for each setting of the plug-ins' folders."""
     if name not in names(family):
         raise UnknownPlugin(unknown(family.rstrip("s"), name, names(family)))
     plugin: Architecture | Task | Metric = getattr(_module(family, name), _CONSTANT[family])

@@ -98,7 +98,6 @@ def run(cell: Cell, cache: Path | None = None) -> Iterator[Event]:
 
 def _run(cell: Cell, cache: Path | None) -> Iterator[Event]:
     built = verify(cell)
-    torch.manual_seed(cell.replicate)
     try:
         if built.unsupported is not None:
             raise Unsupported(built.unsupported)
@@ -106,6 +105,7 @@ def _run(cell: Cell, cache: Path | None) -> Iterator[Event]:
     except Unsupported as error:
         yield from unmeasured(cell, cell.metrics, "unsupported", str(error))
         return
+    devices.seed(device, cell.replicate)
     yield _facts(built, device)
     if cell.kind == "measure":
         yield from _measure(Subject(cell, built, device))

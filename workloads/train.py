@@ -22,7 +22,7 @@ from torch import Tensor
 from workloads.cell import Cell
 from workloads.events import Facts, Progress
 from workloads.measurement import Measurement
-from workloads.model import Backbone
+from workloads.model import Backbone, ModelShape
 from workloads.plugins import Metric
 from workloads.tasks.data import TaskData, Tokens
 from workloads.timing import Pace
@@ -228,3 +228,23 @@ class LossCurve:
             steps=steps,
             reason=None if parts else "diverged",
         )
+
+
+def rehearse() -> None:
+    """Train a tiny model, for a process that others are forked from: what torch does at a first
+    update each of them would do again, for milliseconds and a thousand pages of memory.
+
+    Only where torch knows no accelerator: its backward pass would start a thread for each device,
+    and a process that has cannot be forked.
+    """
+    if torch.version.cuda is not None or torch.version.hip is not None:
+        return
+    torch.set_num_threads(1)
+    shape = ModelShape(architecture="none", vocab_size=8, d_model=8, mlp_width=8, num_layers=1)
+    model = Backbone(shape).train()
+    optimizer = adamw(model, 1e-3)
+    for _ in range(2):
+        accumulate(model, torch.zeros(2, 5, dtype=torch.int64), 2, "float32")
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad()

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from orchestrator.analysis import tables as tables_of
 from orchestrator.analysis.tables import Tables
 from orchestrator.conclusion import answer
+from orchestrator.durable import write_durably
 from orchestrator.errors import NothingRecorded
 from orchestrator.expand import expand
-from orchestrator.journal import Journal, write_durably
+from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.plots.plot import draw_all
 from orchestrator.provenance import Envelope

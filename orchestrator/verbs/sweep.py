@@ -15,11 +15,11 @@ from orchestrator.answers import Answers
 from orchestrator.cost import CostModel, cost_model
 from orchestrator.errors import SpecError, StoreError
 from orchestrator.expand import expand
-from orchestrator.follower import StoreWriter
 from orchestrator.isolation import Isolation
 from orchestrator.plan import Plan
 from orchestrator.preparation import prepare
 from orchestrator.progress import LiveProgress, duration
+from orchestrator.recorder import Recorder, Subject
 from orchestrator.results import Results
 from orchestrator.spec import load_spec
 from orchestrator.store import MlflowStore, resolve_uri
@@ -73,7 +73,17 @@ class _Sweep:
         self._terminal, self._arguments = terminal, arguments
         self._cores = environment.cores()
         self._journal = results.journal()
-        self._writer = StoreWriter(store, self._journal, plan, results.folder, self._warn)
+        self._recorder = Recorder(
+            Subject(
+                uri=store.uri,
+                name=plan.name,
+                question=plan.question,
+                spec_hash=plan.spec_hash,
+                journal=str(self._journal.folder),
+                results=str(results.folder),
+            ),
+            self._warn,
+        )
         self._recording = False
 
     def run(self) -> int:
@@ -87,9 +97,11 @@ class _Sweep:
                 answers = self._execute(answers)
             else:
                 self._record()
+            return self._conclude(answers)
         except KeyboardInterrupt:
             return self._interrupted()
-        return self._conclude(answers)
+        finally:
+            self._recorder.stop()
 
     def _execute(self, answers: Answers) -> Answers:
         cache = cache_folder()
@@ -107,7 +119,7 @@ class _Sweep:
                 self._journal,
                 lambda cells: engine(cells, slots),
                 model=model,
-                follower=self._writer,
+                follower=self._recorder,
                 watcher=progress,
             )
 
@@ -123,9 +135,9 @@ class _Sweep:
         return progress
 
     def _record(self) -> None:
-        """Start the store's writer: not before the engine, for importing MLflow would delay the
-        first cell by seconds."""
-        self._writer.start()
+        """Start the store's writer: not before the engine, for importing MLflow takes seconds of a
+        core, and the first cell would wait for it."""
+        self._recorder.start()
         self._recording = True
 
     @contextlib.contextmanager
@@ -152,11 +164,11 @@ class _Sweep:
         from orchestrator.conclusion import answer
         from orchestrator.verbs.analyze import analyse, medians
 
-        behind = self._writer.close(STORE_PATIENCE)
+        behind = self._recorder.close(STORE_PATIENCE)
         envelopes = self._journal.read()
-        tables = analyse(self._plan, envelopes, self._results, self._store.run_ids())
+        tables = analyse(self._plan, envelopes, self._results, self._recorder.run_ids())
         try:
-            self._store.finish(self._plan, medians(tables), self._results.folder)
+            self._recorder.finish(medians(tables))
         except StoreError as error:
             self._warn(f"the results are not in the store yet: {error}")
         if behind:
@@ -173,7 +185,7 @@ class _Sweep:
 
     def _interrupted(self) -> int:
         if self._recording:
-            self._writer.close(INTERRUPTED_PATIENCE)
+            self._recorder.close(INTERRUPTED_PATIENCE)
         answers = Answers.of(self._plan, self._journal.read())
         done = answers.counts()["finished"]
         self._say(

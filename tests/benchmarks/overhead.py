@@ -7,13 +7,16 @@ database's migrations are left out.
 
 A cell builds a model, trains one update and evaluates, in all three.
 
-- *ours*: each cell in a child of its own, journalled, with its record as an artifact.
-- *fresh*: stock Tune, a function in an actor per trial.
-- *reused*: stock Tune, a function in an actor that is reused (`reuse_actors=True`).
+- *ours*: each cell in a child of its own, journalled; its run has the cell's fields as params, 30
+  tags, the metrics, and the whole record as an artifact.
+- *fresh*: stock Tune, a function in an actor per trial; its run has the same params, the metrics
+  and the trial's files as artifacts.
+- *reused*: the same in an actor that is reused (`reuse_actors=True`).
+- *bare*: the same again, and the run has one param, the metrics, and no artifact.
 - *fork*: a child forked from the same warm process, in turn, and one fsync: what isolation and
   durability cost at least, on one slot.
 
-    python -m tests.benchmarks.overhead [--rounds 3] [--ours 300] [--fresh 10] [--reused 30]
+    python -m tests.benchmarks.overhead [--rounds 3] [--ours 300] [--fresh 10] [--reused 100]
     python -m tests.benchmarks.overhead --flat    # what a cell costs late in a long sweep
 """
 
@@ -45,11 +48,15 @@ def ours(count: int, folder: Path) -> list[float]:
     return [*answered[:-1], recorded]
 
 
-def stock(count: int, folder: Path, *, reuse: bool) -> list[float]:
-    """Times at which stock Tune had completed and recorded each trial."""
+def stock(count: int, folder: Path, *, reuse: bool, whole: bool = True) -> list[float]:
+    """Times at which stock Tune had completed and recorded each trial; `whole` where a run is to
+    hold what ours holds."""
     import ray
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    from orchestrator import child_run
+    from tests.benchmarks.trivial_sweep import trivial_cell
 
     done: list[float] = []
 
@@ -58,22 +65,26 @@ def stock(count: int, folder: Path, *, reuse: bool) -> list[float]:
             done.append(time.monotonic())
 
     def trial(config: dict[str, Any]) -> None:
-        from tests.benchmarks.trivial_sweep import trivial_cell
         from workloads.measurement import Measurement
         from workloads.run import run
 
-        found = [e for e in run(trivial_cell(config["seed"])) if isinstance(e, Measurement)]
+        cell = trivial_cell(int(config["seed"]))
+        found = [event for event in run(cell) if isinstance(event, Measurement)]
         tune.report({measurement.metric: measurement.samples[-1] for measurement in found})
 
+    fields = child_run.params(trivial_cell(0)) if whole else {}
     uri = f"sqlite:///{_database(folder)}"
     ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
     tune.Tuner(
         trial,
-        param_space={"seed": tune.grid_search(list(range(count)))},
+        param_space={**fields, "seed": tune.grid_search(list(range(count)))},
         tune_config=tune.TuneConfig(reuse_actors=reuse),
         run_config=tune.RunConfig(
             storage_path=str(folder / "tune"),
-            callbacks=[MLflowLoggerCallback(uri, experiment_name="stock"), Clock()],
+            callbacks=[
+                MLflowLoggerCallback(uri, experiment_name="stock", save_artifact=whole),
+                Clock(),
+            ],
             verbose=0,
         ),
     ).fit()
@@ -105,6 +116,7 @@ BLOCKS: dict[str, Callable[[int, Path], list[float]]] = {
     "ours": ours,
     "fresh": lambda count, folder: stock(count, folder, reuse=False),
     "reused": lambda count, folder: stock(count, folder, reuse=True),
+    "bare": lambda count, folder: stock(count, folder, reuse=True, whole=False),
     "fork": fork,
 }
 
@@ -174,7 +186,7 @@ def flat() -> bool:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=3)
-    for name, count in {"ours": 300, "fresh": 10, "reused": 30, "fork": 100}.items():
+    for name, count in {"ours": 300, "fresh": 10, "reused": 100, "bare": 100, "fork": 100}.items():
         arguments.add_argument(f"--{name}", type=int, default=count, metavar="CELLS")
     arguments.add_argument("--flat", action="store_true")
     arguments.add_argument("--block", choices=BLOCKS)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from orchestrator import runtime
 from orchestrator.cost import cost_model
-from orchestrator.follower import StoreWriter
 from orchestrator.journal import Journal
 from orchestrator.plan import Comparison, Plan
-from orchestrator.store import MlflowStore
+from orchestrator.recorder import Recorder, Subject
 from orchestrator.sweep import run_sweep
 from workloads import environment
 from workloads.cell import Cell
@@ -72,9 +71,16 @@ def run(cells: int, database: Path, slots: int) -> tuple[list[float], float]:
     plan, clock = plan_of(cells), Clock()
     folder = database.parent / "results"
     journal = Journal(folder / "journal")
-    store = MlflowStore(f"sqlite:///{database}", plan.name, folder)
-    writer = StoreWriter(store, journal, plan, folder, print)
-    writer.start()
+    subject = Subject(
+        uri=f"sqlite:///{database}",
+        name=plan.name,
+        question=plan.question,
+        spec_hash=plan.spec_hash,
+        journal=str(journal.folder),
+        results=str(folder),
+    )
+    recorder = Recorder(subject, print)
+    recorder.start()
 
     with ray_started(environment.cores()[:slots]) as session:
         answers = run_sweep(
@@ -82,10 +88,12 @@ def run(cells: int, database: Path, slots: int) -> tuple[list[float], float]:
             journal,
             lambda pending: run_on_ray(pending, session, train_slots=slots),
             model=cost_model("cpu:1", folder),
-            follower=writer,
+            follower=recorder,
             watcher=clock,
         )
     assert answers.counts()["finished"] == cells
-    behind = writer.close(300)
+    behind = recorder.close(300)
     assert behind == 0, f"{behind} cells are not in the store"
-    return clock.answered_at, time.monotonic()
+    recorded = time.monotonic()
+    recorder.stop()
+    return clock.answered_at, recorded

@@ -51,8 +51,7 @@ def instant_cell(seed: int, architecture: str = "none", **fields: object) -> Cel
         seq_len=4,
         seed=seed,
         tokens_per_update=4,
-        metrics=("one",),
-        **{"tokens": 4, **fields},
+        **{"metrics": ("one",), "tokens": 4, **fields},
     )
 
 
@@ -64,6 +63,14 @@ def spans(answers: list[tuple[Cell, RunRecord]], kind: str) -> list[tuple[float,
     """When cells of this kind ran, in order."""
     records = [record for cell, record in answers if cell.kind == kind]
     return sorted((r.started_at, r.started_at + r.seconds) for r in records)
+
+
+def test_cells_much_shorter_than_a_start_leave_no_slot_idle(execute: Execute) -> None:
+    answers = execute([instant_cell(seed, metrics=("server",)) for seed in range(150)])
+    found = [m for _, record in answers for m in record.measurements if m.metric == "server"]
+    servers = [measurement.samples[0] for measurement in found]
+    assert len(set(servers)) == len(environment.cores())
+    assert min(map(servers.count, servers)) > 150 / len(environment.cores()) / 4
 
 
 def test_measure_cells_run_alone_and_train_cells_side_by_side(execute: Execute) -> None:

@@ -293,7 +293,7 @@ KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
 from mlflow import MlflowClient
-from orchestrator import follower
+from orchestrator import durable, follower
 from orchestrator.follower import StoreWriter
 from orchestrator.journal import Journal
 from orchestrator.store import MlflowStore
@@ -317,6 +317,7 @@ def record(database):
     for name in ("create_experiment", "create_run", "log_batch", "set_terminated", "update_run"):
         setattr(MlflowClient, name, killing(getattr(MlflowClient, name)))
     os.fsync, Path.rename = killing(os.fsync), killing(Path.rename)
+    durable.sync = killing(durable.sync)
     results = database.parent / "results"
     store = MlflowStore(f"sqlite:///{database}", "sweep", results)
     follower.GATHER_SECONDS = 0.0

@@ -6,6 +6,7 @@ target    1 2 3 4 ...
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,10 @@ def _one(trained: TrainedModel) -> Evaluation:
     return Evaluation(samples=(1.0,))
 
 
+def _server(trained: TrainedModel) -> Evaluation:
+    return Evaluation(samples=(float(os.getppid()),))
+
+
 TASK = Task(
     title="instant",
     version=1,
@@ -47,5 +52,8 @@ TASK = Task(
     token_unit=lambda options: "tokens",
     vocab_size=lambda options: VOCAB_SIZE,
     prepare=prepare,
-    metrics={"one": Metric(title="one", version=1, unit="1", evaluate=_one)},
+    metrics={
+        "one": Metric(title="one", version=1, unit="1", evaluate=_one),
+        "server": Metric(title="parent process", version=1, unit="1", evaluate=_server),
+    },
 )
