@@ -70,9 +70,13 @@ def params(cell: Cell) -> dict[str, str]:
     fields = cell.to_dict()
     for left_out in ("schema", "metrics", "limits", "batch_tokens"):
         del fields[left_out]
-    for group in ("options", "task_options"):
+    for group in ("options", "task_options", "shell"):
         fields.update({f"{group}.{key}": value for key, value in fields.pop(group).items()})
-    return {metric_key(key): str(value) for key, value in fields.items() if value is not None}
+    return {metric_key(key): _param(value) for key, value in fields.items() if value is not None}
+
+
+def _param(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def points(merged: Merged) -> Iterator[Point]:

@@ -67,6 +67,7 @@ def _shared_fields(loaded: LoadedSpec, choice: Choice, size: int) -> dict[str, A
         "task_options": spec.task.options,
         "size": size,
         "num_layers": spec.model.num_layers,
+        "shell": spec.model.shell(),
         "precision": spec.precision,
         "device": loaded.device_class,
         "limits": Limits(
@@ -82,7 +83,7 @@ def _measure_block(loaded: LoadedSpec, number: int) -> list[Cell]:
     noisy = [m for m in part.metrics if not plugins.metric(spec.task.name, m).deterministic]
     metrics = tuple(part.metrics if number == 0 else noisy)
     cells = []
-    for choice, size in itertools.product(spec.choices(), spec.model.parameters):
+    for choice, size in itertools.product(spec.choices(), spec.model.sizes()):
         shared = _shared_fields(loaded, choice, size)
         for seq_len, (batch_size, batch_tokens) in itertools.product(part.seq_len, _batches(part)):
             cells.append(
@@ -120,7 +121,7 @@ def _train_block(loaded: LoadedSpec, seed: int) -> list[Cell]:
             metrics=tuple(part.metrics),
         )
         for choice, size, seq_len in itertools.product(
-            spec.choices(), spec.model.parameters, part.seq_len
+            spec.choices(), spec.model.sizes(), part.seq_len
         )
     ]
 

@@ -64,9 +64,12 @@ def count(value: float | None) -> str:
 
 
 def size(parameters: float | None) -> str:
-    """Parameters as people write them: `1_000_000` -> `1M`."""
+    """Parameters as people write them: `1_000_000` -> `1M`; 0, where no number was asked for, is
+    `unmatched`."""
     if parameters is None:
         return "–"
+    if parameters == 0:
+        return "unmatched"
     return _prefixed(parameters, _PLAIN, 3).replace(" ", "").replace("G", "B")
 
 

@@ -18,13 +18,24 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from orchestrator import account, quantities
 from orchestrator.analysis.tables import Tables
 from orchestrator.conclusion import answer
-from orchestrator.plots.series import Frame, batch_words, conditions, file_name, frames
+from orchestrator.plots.series import (
+    Frame,
+    batch_words,
+    conditions,
+    families,
+    file_name,
+    frames,
+    front,
+)
 
 Row = dict[str, Any]
 
 IMAGE_BYTES = 4_200_000
 """Budget of embedded images as text: with it a report stays below five megabytes. Figures beyond it
 are named and remain in `plots/`."""
+
+LONG = 12
+"""A table of more rows is folded, but for the first comparison and the first metric's numbers."""
 
 MAX_FAILURES = 60
 """Groups of equal failures told one by one; the rest are counted, and stand in `cells.parquet`."""
@@ -59,14 +70,17 @@ def render(tables: Tables, plots: Path) -> str:
         drawn=tables.sweep.environments.get(tables.sweep.environment or "", {}),
         answer=answer(tables),
         counts=account.counts(cells),
-        comparisons=comparisons(tables, shown),
+        comparisons=folded(comparisons(tables, shown), open_first=True),
         has_primary=any(row["primary"] for row in verdicts),
         tests=len({_pair(row) for row in verdicts if row["p_value"] is not None}),
         figures=embedded,
         left_out=left_out,
         summary=[pivot(tables, frame) for frame in shown],
-        scaling=scaling(tables, shown),
+        scaling=folded(scaling(tables, shown)),
         fairness=account.fairness(cells),
+        families=families(tables),
+        front=front(tables),
+        long=LONG,
         failures=account.failures(cells),
         max_failures=MAX_FAILURES,
         prediction=account.prediction(cells),
@@ -149,10 +163,27 @@ def comparisons(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
     ]
 
 
+def folded(blocks: list[dict[str, Any]], *, open_first: bool = False) -> list[dict[str, Any]]:
+    """The blocks as tables: a long one is a table by itself that opens on demand, unless it is the
+    first and that is what the reader came for; short neighbours share one."""
+    found: list[dict[str, Any]] = []
+    for place, block in enumerate(blocks):
+        fold = len(block["rows"]) > LONG and not (open_first and place == 0)
+        if fold or not found or found[-1]["folded"]:
+            found.append({"folded": fold, "blocks": []})
+        found[-1]["blocks"].append(block)
+    return found
+
+
 def pivot(tables: Tables, frame: Frame) -> dict[str, Any]:
-    """One metric's medians as a table: a row per label, a column per context."""
+    """One metric's medians as a table: a row per label, a column per context. Where the rows are
+    many, the pair of the answer comes first."""
     by_label: dict[str, dict[int, Row]] = {}
-    for row in frame.rows:
+    rows = frame.rows
+    if len({row["label"] for row in rows}) > LONG:
+        order = {label: place for place, label in enumerate(front(tables))}
+        rows = tuple(sorted(rows, key=lambda row: order.get(row["label"], len(order))))
+    for row in rows:
         by_label.setdefault(row["label"], {})[row["seq_len"]] = row
     return {
         "title": frame.title,

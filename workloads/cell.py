@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 CELL_SCHEMA = 1
 Kind = Literal["measure", "train"]
-Scalar = str | int | float | bool | None
+Scalar = str | int | float | bool | None | tuple[str, ...]
+"""The value of an option: plain, or several words."""
 
 # Not part of the id: asking for one more metric, or raising a limit, must not repeat old work.
 _OUTSIDE_ID = frozenset({"metrics", "limits"})
@@ -46,7 +47,9 @@ class Cell:
     parameters asked for.
 
     `options` and `task_options` hold only what differs from the plug-in's defaults, so that a new
-    option with a default leaves old ids alone (a changed default is a new plug-in version).
+    option with a default leaves old ids alone (a changed default is a new plug-in version); so does
+    `shell`, the sweep's switches for the model around the mixers (`short_conv`, `mlp`, `tied_head`,
+    `d_model`). `size` is 0 where none was asked for.
     `device` is a device class: `cpu:THREADS`, or the accelerator's name as a slug. `batch_tokens`
     is set beside `batch_size` where the sweep asked for constant tokens per step. Fields of the
     other kind are None.
@@ -65,6 +68,7 @@ class Cell:
     precision: str
     device: str
     seq_len: int
+    shell: Mapping[str, Scalar] = field(default_factory=dict)
     # measure
     batch_size: int | None = None
     batch_tokens: int | None = None
@@ -83,6 +87,8 @@ class Cell:
         """SHA-256 (hex) over the canonical JSON of every field that decides a number; key order
         does not matter."""
         content = {name: value for name, value in self.to_dict().items() if name not in _OUTSIDE_ID}
+        if not self.shell:
+            del content["shell"]
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
     @property
@@ -126,6 +132,8 @@ class Cell:
             raise ValueError(f"cell has unknown fields: {', '.join(unknown)}")
         try:
             values["metrics"] = tuple(values.get("metrics", ()))
+            for group in ("options", "task_options", "shell"):
+                values[group] = _with_tuples(values.get(group, {}))
             values["limits"] = Limits(**values.get("limits", {}))
             cell = cls(**values)
         except TypeError as error:
@@ -135,6 +143,11 @@ class Cell:
                 f"cell says its id is {claimed[:12]}, its content gives {cell.id[:12]}"
             )
         return cell
+
+
+def _with_tuples(options: Mapping[str, Any]) -> dict[str, Scalar]:
+    """JSON has lists only; options are values that never change."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
 
 
 def canonical_json(value: Any) -> str:

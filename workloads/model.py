@@ -3,7 +3,13 @@ mixers and not blocks.
 
 Pre-norm blocks (Xiong et al. 2020): x + mixer(RMSNorm(x)), then x + MLP(RMSNorm(x)) with a GELU MLP
 of two matrices without bias. A token embedding below, a final RMSNorm and an untied linear head
-above. An architecture without a mixer leaves the first half of each block out.
+above. An architecture without a mixer leaves the first half of each block out; one that stacks its
+layers bare (`Architecture.residual`) has the mixers alone.
+
+A sweep may ask for three changes, which hold for every architecture alike: a short convolution
+before each mixer, u + conv(u) over 4 tokens with u = RMSNorm(x) (the Canon-A layer of Allen-Zhu
+2025, "Physics of Language Models: Part 4.1"), no MLPs, and a head that shares the embedding's
+matrix (Press and Wolf 2017).
 """
 
 from __future__ import annotations
@@ -20,15 +26,17 @@ from torch import Tensor, nn
 from workloads import plugins
 from workloads.cell import Scalar
 from workloads.mixer import INIT_STD, Mixer
+from workloads.ops.convolution import causal_conv, causal_conv_step
 
 NORM_EPS = 1e-6
+SHORT_CONV_TOKENS = 4
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """Everything that decides a model's layers. `options` are the architecture's, where they differ
-    from its defaults; `mlp_width` is the MLP's hidden width."""
+    from its defaults; `mlp_width` is the MLP's hidden width, 0 for none."""
 
     architecture: str
     # Compared, but left out of the hash, so that a shape with a dict in it can key a cache.
@@ -37,6 +45,8 @@ class ModelShape:
     d_model: int
     num_layers: int
     mlp_width: int
+    short_conv: bool = False
+    tied_head: bool = False
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -46,7 +56,7 @@ def dtype_of(precision: str) -> torch.dtype:
     return _DTYPES[precision]
 
 
-class MlpBlock(nn.Module):
+class Mlp(nn.Module):
     """x + MLP(RMSNorm(x)), position by position: without state, the same in all three forms."""
 
     def __init__(self, d_model: int, mlp_width: int) -> None:
@@ -63,47 +73,94 @@ class MlpBlock(nn.Module):
         hidden: Tensor = self.down(F.gelu(self.up(self.norm(x))))
         return x + hidden
 
-    def empty_state(
-        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
-    ) -> Any:
-        return None
 
-    def prefill(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return self(x), state
+class ShortConv(nn.Module):
+    """u + conv(u): a depthwise causal convolution over 4 tokens, added to its input. Its state is
+    the last 3 inputs, (B, 3, D)."""
 
-    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return self(x), state
-
-
-class MixerBlock(nn.Module):
-    """x + mixer(RMSNorm(x)), then the MLP block; the state is the mixer's own."""
-
-    def __init__(self, mixer: Mixer, d_model: int, mlp_width: int) -> None:
+    def __init__(self, d_model: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(d_model, eps=NORM_EPS)
+        self.weight = nn.Parameter(torch.empty(d_model, SHORT_CONV_TOKENS))
+
+    def initialise(self) -> None:
+        """As torch starts a convolution: uniform, by the number of inputs of one output."""
+        bound = SHORT_CONV_TOKENS**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, u: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mixed, history = causal_conv(u, self.weight, None, history)
+        return u + mixed, history
+
+    def step(self, u: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        mixed, history = causal_conv_step(u, self.weight, None, history)
+        return u + mixed, history
+
+
+class Block(nn.Module):
+    """One layer: mixer and MLP, each around the residual stream, each where there is one. The state
+    is the mixer's own, in a pair with the short convolution's where there is one."""
+
+    def __init__(self, shape: ModelShape, mixer: Mixer | None, residual: bool) -> None:
+        super().__init__()
+        d_model = shape.d_model
         self.mixer = mixer
-        self.mlp = MlpBlock(d_model, mlp_width)
+        self.norm = nn.RMSNorm(d_model, eps=NORM_EPS) if mixer is not None and residual else None
+        self.conv = ShortConv(d_model) if mixer is not None and shape.short_conv else None
+        self.mlp = Mlp(d_model, shape.mlp_width) if residual and shape.mlp_width else None
 
     def initialise(self, residual_scale: float) -> None:
-        self.mixer.initialise(residual_scale)
-        self.mlp.initialise(residual_scale)
+        if self.conv is not None:
+            self.conv.initialise()
+        if self.mixer is not None:
+            self.mixer.initialise(residual_scale if self.norm is not None else 1.0)
+        if self.mlp is not None:
+            self.mlp.initialise(residual_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed: Tensor = self.mlp(x + self.mixer(self.norm(x)))
-        return mixed
+        if self.mixer is None:
+            return self._finish(x, None)
+        u = x if self.norm is None else self.norm(x)
+        if self.conv is not None:
+            u, _ = self.conv(u)
+        return self._finish(x, self.mixer(u))
 
     def empty_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
     ) -> Any:
-        return self.mixer.empty_state(batch_size, max_len, device, dtype)
+        if self.mixer is None:
+            return None
+        state = self.mixer.empty_state(batch_size, max_len, device, dtype)
+        if self.conv is None:
+            return state
+        size = (batch_size, SHORT_CONV_TOKENS - 1, self.conv.weight.shape[0])
+        return state, torch.zeros(size, device=device, dtype=dtype)
 
     def prefill(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        mixed, state = self.mixer.prefill(self.norm(x), state)
-        return self.mlp(x + mixed), state
+        if self.mixer is None:
+            return self._finish(x, None), state
+        u = x if self.norm is None else self.norm(x)
+        if self.conv is None:
+            mixed, state = self.mixer.prefill(u, state)
+            return self._finish(x, mixed), state
+        u, history = self.conv(u, state[1])
+        mixed, state = self.mixer.prefill(u, state[0])
+        return self._finish(x, mixed), (state, history)
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        mixed, state = self.mixer.step(self.norm(x), state)
-        return self.mlp(x + mixed), state
+        if self.mixer is None:
+            return self._finish(x, None), state
+        u = x if self.norm is None else self.norm(x)
+        if self.conv is None:
+            mixed, state = self.mixer.step(u, state)
+            return self._finish(x, mixed), state
+        u, history = self.conv.step(u, state[1])
+        mixed, state = self.mixer.step(u, state[0])
+        return self._finish(x, mixed), (state, history)
+
+    def _finish(self, x: Tensor, mixed: Tensor | None) -> Tensor:
+        if mixed is not None:
+            x = mixed if self.norm is None else x + mixed
+        return x if self.mlp is None else self.mlp(x)
 
 
 class Backbone(nn.Module):
@@ -118,15 +175,23 @@ class Backbone(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab_size, shape.d_model)
-        self.blocks = nn.ModuleList(_block(shape) for _ in range(shape.num_layers))
+        residual = plugins.load("architectures", shape.architecture).residual
+        layers = plugins.stack(shape.architecture, shape.options, shape.num_layers)
+        self.blocks = nn.ModuleList(
+            Block(shape, architecture.mixer(shape.d_model, options), residual)
+            for architecture, options in layers
+        )
         self.norm = nn.RMSNorm(shape.d_model, eps=NORM_EPS)
         self.head = nn.Linear(shape.d_model, shape.vocab_size, bias=False)
+        if shape.tied_head:
+            self.head.weight = self.embedding.weight
 
     def initialise(self) -> None:
         """Draw every weight afresh from torch's default CPU generator, as GPT-2 does: N(0, 0.02),
         and what writes to the residual stream smaller by sqrt(2 num_layers)."""
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
-        nn.init.normal_(self.head.weight, std=INIT_STD)
+        if not self.shape.tied_head:
+            nn.init.normal_(self.head.weight, std=INIT_STD)
         for block in self._blocks():
             block.initialise(1 / math.sqrt(2 * self.shape.num_layers))
 
@@ -167,17 +232,8 @@ class Backbone(nn.Module):
             after.append(layer_state)
         return self.head(self.norm(x)), after
 
-    def _blocks(self) -> list[MlpBlock | MixerBlock]:
-        return cast("list[MlpBlock | MixerBlock]", list(self.blocks))
-
-
-def _block(shape: ModelShape) -> MlpBlock | MixerBlock:
-    architecture = plugins.load("architectures", shape.architecture)
-    options = plugins.build_options(architecture.options, shape.options)
-    mixer = architecture.mixer(shape.d_model, options)
-    if mixer is None:
-        return MlpBlock(shape.d_model, shape.mlp_width)
-    return MixerBlock(mixer, shape.d_model, shape.mlp_width)
+    def _blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
 
 
 def build(
@@ -204,5 +260,7 @@ def total_parameters(model: Backbone) -> int:
 def non_embedding_parameters(model: Backbone) -> int:
     """Parameters without the token embedding and the head, the two that grow with the vocabulary:
     N in Kaplan et al. 2020, section 2.1. Norms are counted."""
-    outside = model.embedding.weight.numel() + model.head.weight.numel()
+    outside = model.embedding.weight.numel()
+    if not model.shape.tied_head:
+        outside += model.head.weight.numel()
     return total_parameters(model) - outside

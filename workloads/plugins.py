@@ -4,18 +4,21 @@ lazy.
 A file `workloads/FAMILY/NAME.py` exports one typed constant (`ARCHITECTURE`, `TASK` or `METRIC`).
 Folders named in the environment variable WORKLOADS_PLUGINS (separated like PATH, each with
 sub-folders `architectures/`, `tasks/`, `metrics/`) are searched after our own, so a plug-in can
-live outside this repository.
+live outside this repository. A single file there is an architecture by itself: its name carries a
+hash of its content, `mine@1a2b3c4d`, so that a changed file is another architecture.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -28,12 +31,14 @@ from workloads.measurement import Better, Measurement, Reason, Scale
 if TYPE_CHECKING:
     from workloads.mixer import Mixer
     from workloads.subject import Subject
-    from workloads.tasks.data import TaskData
+    from workloads.tasks.data import TrainingData
     from workloads.train import TrainedModel
 
 Family = Literal["architectures", "tasks", "metrics"]
 Work = Literal["nothing", "training_steps", "traced_training_step", "prefills", "decoding_steps"]
 """What taking a metric's samples costs, so that a cell's time can be predicted before it runs."""
+_CHOICE = re.compile(r"(?P<name>[\w@.-]+)(?:\((?P<options>.*)\))?")
+_VARIABLE = "WORKLOADS_PLUGINS"
 _CONSTANT = {"architectures": "ARCHITECTURE", "tasks": "TASK", "metrics": "METRIC"}
 
 
@@ -54,6 +59,7 @@ class Architecture:
     title: its name for people.
     options: a frozen dataclass of plain values with defaults, what the YAML may set.
     mixer(d_model, options) -> Mixer, or None for the shell without a mixer.
+    parameters(d_model, options) -> how many parameters the mixer has, by arithmetic.
     state_bytes(d_model, options, seq_len, element_bytes) -> bytes that one sequence's decoding
         state holds after `seq_len` tokens.
     flops_per_token(d_model, options, seq_len) -> forward multiply-adds x 2, mean over the positions
@@ -63,6 +69,11 @@ class Architecture:
     implementation(options, device_type) -> which code runs, as `torch.nn.LSTM (oneDNN)`. Raises
         Unsupported where the fast kernel is missing.
     width_multiple(options) -> what d_model must be a multiple of.
+    layers(options, num_layers) -> the (name, options) of each layer's own architecture, for a stack
+        of several mixers; such an architecture has no mixer of its own, and what is said per layer
+        is asked of those.
+    residual: False where layers follow each other bare, without norms, residual stream and MLPs.
+    family: its kin (`attention`, `recurrent network`, ...), which figures give one hue.
     matched: False only where the asked size does not apply: the shell alone, which is measured for
         what all others share and is no candidate among winners.
     """
@@ -71,11 +82,15 @@ class Architecture:
     version: int
     options: type
     mixer: Callable[[int, Any], Mixer | None]
+    parameters: Callable[[int, Any], int]
     state_bytes: Callable[[int, Any, int, int], int]
     flops_per_token: Callable[[int, Any, int], float]
     saved_elements_per_token: Callable[[int, Any, int], float]
     implementation: Callable[[Any, str], str]
     width_multiple: Callable[[Any], int] = lambda options: 1
+    layers: Callable[[Any, int], Sequence[tuple[str, Mapping[str, Scalar]]]] | None = None
+    residual: bool = True
+    family: str = "other"
     matched: bool = True
 
 
@@ -148,9 +163,9 @@ class Task:
     """A task: what is learnt, from which data, judged how.
 
     token_unit(options) -> what a length counts (`bytes`, `BPE tokens`). vocab_size(options) is
-    known without data. prepare(options, folder) writes the prepared tokens into `folder` once
-    (idempotent, safe against a concurrent twin) and returns them as memory maps. `metrics` are its
-    quality metrics, by name.
+    known without data. prepare(options, folder) returns what is learnt from: prepared tokens, which
+    it writes into `folder` once (idempotent, safe against a concurrent twin), or what generates
+    them. `metrics` are its quality metrics, by name.
     """
 
     title: str
@@ -158,16 +173,54 @@ class Task:
     options: type
     token_unit: Callable[[Any], str]
     vocab_size: Callable[[Any], int]
-    prepare: Callable[[Any, Path], TaskData]
+    prepare: Callable[[Any, Path], TrainingData]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
+def register_file(path: str | Path) -> str:
+    """Make a user's own file known as an architecture, here and in processes started from now on;
+    its name.
+
+    Raises:
+        UnknownPlugin: there is no such file, it cannot be imported, or it exports no ARCHITECTURE.
+    """
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise UnknownPlugin(f"{path}: there is no such file (a path is taken from where you are)")
+    known = _elsewhere()
+    if file not in known:
+        os.environ[_VARIABLE] = os.pathsep.join(map(str, [*known, file]))
+    name = _name_of(file)
+    try:
+        plugin = getattr(_module("architectures", name), _CONSTANT["architectures"], None)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise UnknownPlugin(f"{path}: cannot be imported: {why}") from error
+    if not isinstance(plugin, Architecture):
+        raise UnknownPlugin(f"{path}: exports no ARCHITECTURE, an instance of Architecture")
+    return name
+
+
+def _elsewhere() -> list[Path]:
+    """Folders and files of plug-ins beside our own."""
+    return [Path(entry) for entry in os.environ.get(_VARIABLE, "").split(os.pathsep) if entry]
+
+
 def _folders(family: Family) -> list[Path]:
-    roots = [
-        Path(__file__).parent,
-        *map(Path, filter(None, os.environ.get("WORKLOADS_PLUGINS", "").split(os.pathsep))),
-    ]
-    return [root / family for root in roots]
+    others = [path for path in _elsewhere() if path.suffix != ".py"]
+    return [root / family for root in (Path(__file__).parent, *others)]
+
+
+def _files(family: Family) -> dict[str, Path]:
+    """Single files by name; they are architectures."""
+    if family != "architectures":
+        return {}
+    files = [path for path in _elsewhere() if path.suffix == ".py" and path.is_file()]
+    return {_name_of(path): path for path in files}
+
+
+def _name_of(path: Path) -> str:
+    return f"{path.stem}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
 
 def names(family: Family) -> list[str]:
@@ -178,7 +231,7 @@ def names(family: Family) -> list[str]:
         for path in folder.glob("*.py")
         if not path.stem.startswith("_") and _exports_constant(path, _CONSTANT[family])
     }
-    return sorted(found)
+    return sorted(found | set(_files(family)))
 
 
 @cache
@@ -199,31 +252,53 @@ def load(family: Family, name: str) -> Architecture | Task | Metric:
     Raises:
         UnknownPlugin: no such file; says what is near and what there is.
     """
-    return _loaded(family, name, os.environ.get("WORKLOADS_PLUGINS", ""))
+    module = _loaded(family, name, os.environ.get(_VARIABLE, ""))
+    plugin: Architecture | Task | Metric = getattr(module, _CONSTANT[family])
+    return plugin
 
 
 @cache
-def _loaded(family: Family, name: str, folders: str) -> Architecture | Task | Metric:
-    """`load`, once for each setting of the plug-ins' folders."""
+def _loaded(family: Family, name: str, elsewhere: str) -> ModuleType:
+    """The module of that name, once for each setting of the variable."""
     if name not in names(family):
         raise UnknownPlugin(unknown(family.rstrip("s"), name, names(family)))
-    plugin: Architecture | Task | Metric = getattr(_module(family, name), _CONSTANT[family])
-    return plugin
+    return _module(family, name)
 
 
 def _module(family: Family, name: str) -> ModuleType:
     ours, *others = _folders(family)
     if (ours / f"{name}.py").exists():
         return importlib.import_module(f"workloads.{family}.{name}")
-    path = next(folder / f"{name}.py" for folder in others if (folder / f"{name}.py").exists())
+    path = _files(family).get(name) or next(
+        folder / f"{name}.py" for folder in others if (folder / f"{name}.py").exists()
+    )
     qualified = f"workloads_plugins.{family}.{name}"
     if qualified not in sys.modules:
         spec = importlib.util.spec_from_file_location(qualified, path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[qualified] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[qualified]
+            raise
     return sys.modules[qualified]
+
+
+def stack(
+    name: str, options: Mapping[str, Scalar], num_layers: int
+) -> list[tuple[Architecture, Any]]:
+    """The architecture and options of each layer of a model."""
+    architecture = load("architectures", name)
+    built = build_options(architecture.options, options)
+    if architecture.layers is None:
+        return [(architecture, built)] * num_layers
+    layers = []
+    for below, given in architecture.layers(built, num_layers):
+        layer = load("architectures", below)
+        layers.append((layer, build_options(layer.options, given)))
+    return layers
 
 
 def metric(task: str, name: str) -> Metric:
@@ -240,6 +315,35 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"unknown {what} {name!r}.{hint} Known: {', '.join(known) or 'none'}"
+
+
+def parsed(text: str) -> tuple[str, dict[str, Scalar]]:
+    """`name(key=value, key=value)` -> the name and its options, for what has no YAML around it.
+
+    Raises:
+        ValueError: it is not written so.
+    """
+    found = _CHOICE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is not a name, nor a name(option=value)")
+    options: dict[str, Scalar] = {}
+    for pair in filter(None, map(str.strip, (found["options"] or "").split(","))):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r}: {pair!r} is not option=value")
+        options[key.strip()] = _value(value.strip())
+    return found["name"], options
+
+
+def _value(text: str) -> Scalar:
+    if text in ("true", "false", "True", "False"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def build_options(options_type: type, given: Mapping[str, Scalar]) -> Any:

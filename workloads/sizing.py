@@ -8,7 +8,8 @@ would hand them out; they are predictions, which the report grades against what 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from workloads import plugins
 from workloads.cell import Cell, Scalar
-from workloads.model import ModelShape
+from workloads.model import SHORT_CONV_TOKENS, ModelShape
 
 TOLERANCE = 0.02
 """How far the non-embedding parameters may lie from what was asked, relative."""
@@ -31,7 +32,8 @@ class CannotMatch(ValueError):
 
 def shape_for(cell: Cell) -> ModelShape:
     """The model of a cell, its non-embedding parameters within 2 % of `cell.size` at exactly
-    `cell.num_layers` layers.
+    `cell.num_layers` layers: the MLP's width moves first, then `d_model`. A `d_model` that the cell
+    fixes stays; with no size asked for (0) the MLP is then 4 times as wide.
 
     Raises:
         CannotMatch: the size is too small (or the mixer too large) for that depth.
@@ -43,32 +45,30 @@ def shape_for(cell: Cell) -> ModelShape:
         cell.size,
         cell.num_layers,
         _vocab_size(cell.task, _key(cell.task_options)),
+        _key(cell.shell),
     )
 
 
 @cache
 def parameters(shape: ModelShape) -> int:
     """Non-embedding parameters, exactly those of the built model: mixers, MLPs and norms."""
-    fixed, per_width = _parameter_parts(
-        shape.architecture, _key(shape.options), shape.d_model, shape.num_layers
-    )
-    return fixed + per_width * shape.mlp_width
+    return _fixed_parameters(shape) + _parameters_per_width(shape) * shape.mlp_width
 
 
 @cache
 def total_parameters(shape: ModelShape) -> int:
-    """All parameters: with the embedding and the untied head."""
-    return parameters(shape) + 2 * shape.vocab_size * shape.d_model
+    """All parameters: with the embedding and, where it has a matrix of its own, the head."""
+    tables = 1 if shape.tied_head else 2
+    return parameters(shape) + tables * shape.vocab_size * shape.d_model
 
 
 @cache
 def flops_per_token(shape: ModelShape, seq_len: int) -> float:
-    """Forward FLOPs for one token, mean over the positions of a context of `seq_len` tokens; MLPs
-    and head included."""
-    architecture, options = _plugin(shape.architecture, _key(shape.options))
-    mixer = architecture.flops_per_token(shape.d_model, options, seq_len)
-    mlp = 4 * shape.d_model * shape.mlp_width
-    return shape.num_layers * (mixer + mlp) + 2.0 * shape.d_model * shape.vocab_size
+    """Forward FLOPs for one token, mean over the positions of a context of `seq_len` tokens; MLPs,
+    short convolutions and head included."""
+    mixers = sum(a.flops_per_token(shape.d_model, o, seq_len) for a, o in _layers(shape))
+    width = 2 * shape.mlp_width + (SHORT_CONV_TOKENS if shape.short_conv else 0)
+    return mixers + 2.0 * shape.d_model * (shape.num_layers * width + shape.vocab_size)
 
 
 def train_step_flops(shape: ModelShape, batch_size: int, seq_len: int) -> float:
@@ -80,10 +80,11 @@ def train_step_flops(shape: ModelShape, batch_size: int, seq_len: int) -> float:
 @cache
 def state_bytes(shape: ModelShape, seq_len: int, element_bytes: int) -> int:
     """Bytes that the decoding state of one sequence holds after `seq_len` tokens, all layers."""
-    architecture, options = _plugin(shape.architecture, _key(shape.options))
-    return shape.num_layers * architecture.state_bytes(
-        shape.d_model, options, seq_len, element_bytes
-    )
+    mixers = sum(a.state_bytes(shape.d_model, o, seq_len, element_bytes) for a, o in _layers(shape))
+    if not shape.short_conv:
+        return mixers
+    history = (SHORT_CONV_TOKENS - 1) * shape.d_model * element_bytes
+    return mixers + _mixing_layers(shape) * history
 
 
 def model_bytes(shape: ModelShape, precision: str) -> int:
@@ -104,13 +105,12 @@ def train_peak_bytes(shape: ModelShape, batch_size: int, seq_len: int, precision
     step; gradients accumulated over several would add 4 bytes a parameter.
     """
     element = plugins.element_bytes(precision)
-    architecture, options = _plugin(shape.architecture, _key(shape.options))
-    mixer = architecture.saved_elements_per_token(shape.d_model, options, seq_len)
-    has_mixer = (
-        _mixer_parameters(shape.architecture, _key(shape.options), shape.d_model) is not None
-    )
-    norms = shape.num_layers * (1 + has_mixer) + 1
-    matrices = shape.num_layers * (mixer + shape.d_model + 2 * shape.mlp_width) + shape.d_model
+    mixers = sum(a.saved_elements_per_token(shape.d_model, o, seq_len) for a, o in _layers(shape))
+    if shape.short_conv:
+        mixers += 2 * _mixing_layers(shape) * shape.d_model
+    mlps = shape.num_layers * (shape.d_model + 2 * shape.mlp_width) if shape.mlp_width else 0
+    norms = _norms(shape)
+    matrices = mixers + mlps + shape.d_model
     token = element * matrices + 4 * 2 * norms * shape.d_model + 4 * 3 * shape.vocab_size
     total = total_parameters(shape)
     held = total * (12 if element == 4 else 14)
@@ -129,40 +129,84 @@ def inference_peak_bytes(shape: ModelShape, batch_size: int, seq_len: int, preci
 
 
 @cache
-def _shape(name: str, key: _Key, size: int, num_layers: int, vocab_size: int) -> ModelShape:
-    architecture, options = _plugin(name, key)
-    multiple = architecture.width_multiple(options)
-    d_model = _reference_width(size, num_layers, multiple)
-    mlp_width = 4 * d_model
-    if architecture.matched:
-        step = math.lcm(16, multiple)
-        d_model, mlp_width = _matched_widths(name, key, size, num_layers, d_model, step)
-    return ModelShape(
+def _shape(
+    name: str, key: _Key, size: int, num_layers: int, vocab_size: int, shell: _Key
+) -> ModelShape:
+    architecture = plugins.load("architectures", name)
+    switches = dict(shell)
+    layers = plugins.stack(name, dict(key), num_layers)
+    multiple = math.lcm(*(layer.width_multiple(options) for layer, options in layers))
+    fixed_width = switches.get("d_model")
+    has_mlp = bool(switches.get("mlp", True)) and architecture.residual
+    reference = _reference_width(size, num_layers, multiple)
+    d_model = fixed_width if isinstance(fixed_width, int) else reference
+    start = ModelShape(
         architecture=name,
         options=dict(key),
         vocab_size=vocab_size,
         d_model=d_model,
         num_layers=num_layers,
-        mlp_width=mlp_width,
+        mlp_width=4 * d_model if has_mlp else 0,
+        short_conv=bool(switches.get("short_conv", False)),
+        tied_head=bool(switches.get("tied_head", False)),
     )
+    if size == 0 or not architecture.matched:
+        return start
+    if fixed_width is not None:
+        return _with_width(start, size, [d_model])
+    if has_mlp:
+        return _with_width(start, size, range(reference, 0, -math.lcm(16, multiple)))
+    return _without_mlp(start, size, multiple)
 
 
-def _matched_widths(
-    name: str, key: _Key, size: int, num_layers: int, reference: int, step: int
-) -> tuple[int, int]:
-    """d_model and MLP width that meet the size: the widest d_model, from `reference` down in steps,
-    that leaves the MLP at least half as wide. Raises CannotMatch."""
-    for d_model in range(reference, 0, -step):
-        fixed, per_width = _parameter_parts(name, key, d_model, num_layers)
-        width = _solve_width(size, fixed, per_width)
+def _with_width(start: ModelShape, size: int, widths: Sequence[int]) -> ModelShape:
+    """The MLP width that meets the size at the first d_model of `widths` that leaves the MLP at
+    least half as wide. Raises CannotMatch."""
+    for d_model in widths:
+        shape = replace(start, d_model=d_model, mlp_width=1)
+        width = None
+        if start.mlp_width:
+            width = _solve_width(size, _fixed_parameters(shape), _parameters_per_width(shape))
         if width is not None and 2 * width >= d_model:
-            return d_model, width
-    fixed, per_width = _parameter_parts(name, key, step, num_layers)
-    smallest = fixed + per_width * step // 2
+            return replace(shape, mlp_width=width)
+    smallest = replace(start, d_model=widths[-1], mlp_width=widths[-1] // 2)
+    raise _cannot_match(size, smallest)
+
+
+def _without_mlp(start: ModelShape, size: int, multiple: int) -> ModelShape:
+    """The d_model that alone meets the size: a multiple of 16 where one does, else of what the
+    architecture needs. Raises CannotMatch."""
+    nearest: list[ModelShape] = []
+    for step in (math.lcm(16, multiple), multiple):
+        low, high = 1, 2
+        while parameters(replace(start, d_model=high * step)) < size:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            if parameters(replace(start, d_model=middle * step)) < size:
+                low = middle
+            else:
+                high = middle
+        nearest = [replace(start, d_model=count * step) for count in (low, high)]
+        best = min(nearest, key=lambda shape: abs(parameters(shape) - size))
+        if abs(parameters(best) - size) <= TOLERANCE * size:
+            return best
+    have = " and ".join(f"{parameters(shape):,} (d_model {shape.d_model})" for shape in nearest)
     raise CannotMatch(
-        f"{size:,} parameters are too few for {num_layers} layers of {name}: the smallest model "
-        f"there (d_model {step}) has {smallest:,}"
+        f"{size:,} parameters: without an MLP, {start.num_layers} layers of {start.architecture} "
+        f"come no nearer than {have}"
     )
+
+
+def _cannot_match(size: int, smallest: ModelShape) -> CannotMatch:
+    least = parameters(smallest)
+    what = f"{smallest.num_layers} layers of {smallest.architecture}"
+    if least > size:
+        return CannotMatch(
+            f"{size:,} parameters are too few for {what}: the smallest model there (d_model "
+            f"{smallest.d_model}) has {least:,}"
+        )
+    return CannotMatch(f"{size:,} parameters: no width of {what} comes within 2 % of it")
 
 
 def _reference_width(size: int, num_layers: int, multiple: int) -> int:
@@ -185,28 +229,45 @@ def _solve_width(size: int, fixed: int, per_width: int) -> int | None:
     return None
 
 
-@cache
-def _parameter_parts(name: str, key: _Key, d_model: int, num_layers: int) -> tuple[int, int]:
-    """Non-embedding parameters that do not depend on the MLP's width, and how many one unit of
-    width adds."""
-    mixer = _mixer_parameters(name, key, d_model)
-    layer = d_model if mixer is None else mixer + 2 * d_model  # with the norms
-    return num_layers * layer + d_model, num_layers * 2 * d_model
+def _fixed_parameters(shape: ModelShape) -> int:
+    """Non-embedding parameters that do not depend on the MLP's width."""
+    mixers = sum(a.parameters(shape.d_model, o) for a, o in _layers(shape))
+    convolutions = _mixing_layers(shape) * SHORT_CONV_TOKENS if shape.short_conv else 0
+    return mixers + shape.d_model * (convolutions + _norms(shape))
+
+
+def _parameters_per_width(shape: ModelShape) -> int:
+    """Parameters that one unit of the MLPs' width adds."""
+    return shape.num_layers * 2 * shape.d_model
+
+
+def _norms(shape: ModelShape) -> int:
+    """How many norms the shell has: before each mixer and each MLP, and the last one."""
+    if not plugins.load("architectures", shape.architecture).residual:
+        return 1
+    return _mixing_layers(shape) + (shape.num_layers if shape.mlp_width else 0) + 1
+
+
+def _mixing_layers(shape: ModelShape) -> int:
+    """How many layers have a mixer."""
+    return sum(_mixes(architecture, options) for architecture, options in _layers(shape))
 
 
 @cache
-def _mixer_parameters(name: str, key: _Key, d_model: int) -> int | None:
-    """Parameters of one mixer, counted on the meta device; None where there is no mixer."""
-    architecture, options = _plugin(name, key)
+def _mixes(architecture: plugins.Architecture, options: Any) -> bool:
     with torch.device("meta"):
-        mixer = architecture.mixer(d_model, options)
-    return None if mixer is None else sum(p.numel() for p in mixer.parameters())
+        width = math.lcm(16, architecture.width_multiple(options))
+        return architecture.mixer(width, options) is not None
 
 
 @cache
-def _plugin(name: str, key: _Key) -> tuple[plugins.Architecture, Any]:
-    architecture = plugins.load("architectures", name)
-    return architecture, plugins.build_options(architecture.options, dict(key))
+def _stack(name: str, key: _Key, num_layers: int) -> list[tuple[plugins.Architecture, Any]]:
+    return plugins.stack(name, dict(key), num_layers)
+
+
+def _layers(shape: ModelShape) -> list[tuple[plugins.Architecture, Any]]:
+    """Each layer's architecture and options."""
+    return _stack(shape.architecture, _key(shape.options), shape.num_layers)
 
 
 @cache

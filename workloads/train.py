@@ -3,7 +3,7 @@ recipe for every architecture.
 
 AdamW (Loshchilov and Hutter 2019), betas 0.9 and 0.95, weight decay 0.1 on matrices only; linear
 warm-up, then a cosine to a tenth; gradients clipped to norm 1. Every update sees the same number of
-tokens at every length, by accumulation where needed, and at one seed the same windows of text
+tokens at every length, by accumulation where needed, and at one seed the same sequences
 whatever the architecture. bfloat16 is autocast over float32 weights.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,7 +23,7 @@ from workloads.events import Facts, Progress
 from workloads.measurement import Measurement
 from workloads.model import Backbone, ModelShape
 from workloads.plugins import Metric
-from workloads.tasks.data import TaskData, Tokens
+from workloads.tasks.data import IGNORED, TrainingData
 from workloads.timing import Pace
 
 # Tokens in one forward and backward pass at most. Part of the protocol, not of a device's limits:
@@ -92,25 +91,14 @@ def schedule_of(cell: Cell) -> Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainedModel:
-    """What a task's quality metrics are given. `memo` is theirs, to share what several need."""
+    """What a task's quality metrics are given: `data` is what their own task prepared, `memo` is
+    theirs, to share what several need."""
 
     cell: Cell
     model: Backbone
-    data: TaskData
+    data: Any
     device: torch.device
     memo: dict[str, Any] = field(default_factory=dict)
-
-
-def windows(tokens: Tokens, schedule: Schedule, *, seed: int, update: int) -> Tensor:
-    """The text of one update: int64 (sequences, seq_len + 1), drawn uniformly.
-
-    Depends on seed, update and lengths alone (Philox, a counter per update): neither on the
-    architecture nor on what was drawn before.
-    """
-    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, update]))
-    starts = generator.integers(0, len(tokens) - schedule.seq_len, size=schedule.sequences)
-    positions = starts[:, None] + np.arange(schedule.seq_len + 1)
-    return torch.from_numpy(tokens[positions].astype(np.int64))
 
 
 def adamw(model: Backbone, learning_rate: float) -> torch.optim.AdamW:
@@ -129,39 +117,41 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def next_token_losses(model: Backbone, inputs: Tensor, targets: Tensor, precision: str) -> Tensor:
-    """Cross-entropy of each target, float32 nats, flat (B * T,): the forward pass of training and
-    of validation."""
+    """Cross-entropy of each target, float32 nats, flat (B * T,), zero where it is IGNORED: the
+    forward pass of training and of validation."""
     with autocast(precision, inputs.device):
         logits = model(inputs)
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=IGNORED
+    )
 
 
-def accumulate(model: Backbone, batch: Tensor, micro_batch: int, precision: str) -> Tensor:
-    """Gradients of the mean loss over `batch` (sequences, seq_len + 1), added up over micro-batches
-    of so many sequences. Returns that mean, detached."""
-    total = torch.zeros((), device=batch.device)
-    for part in torch.split(batch, micro_batch):
-        losses = next_token_losses(model, part[:, :-1], part[:, 1:], precision)
-        loss = losses.mean() * (len(part) / len(batch))
+def accumulate(
+    model: Backbone, inputs: Tensor, targets: Tensor, micro_batch: int, precision: str
+) -> Tensor:
+    """Gradients of the mean loss over the scored targets, both (sequences, seq_len), added up over
+    micro-batches of so many sequences. Returns that mean, detached."""
+    scored = (targets != IGNORED).sum()
+    total = torch.zeros((), device=inputs.device)
+    parts = zip(torch.split(inputs, micro_batch), torch.split(targets, micro_batch), strict=True)
+    for part in parts:
+        loss = next_token_losses(model, *part, precision).sum() / scored
         torch.autograd.backward(loss)
         total += loss.detach()
     return total
 
 
 def train(
-    cell: Cell, model: Backbone, data: TaskData, device: torch.device
+    cell: Cell, model: Backbone, data: TrainingData, device: torch.device
 ) -> Generator[Facts | Progress | Measurement, None, TrainedModel]:
     """Train `model` in place; says facts, progress, and the loss curve as it grows.
 
     Raises:
         Diverged: after the curve up to there was said.
-        ValueError: the text is shorter than one window.
+        ValueError: the task has nothing of that length.
     """
     schedule = schedule_of(cell)
-    if len(data.train) <= schedule.seq_len:
-        raise ValueError(
-            f"seq_len: {schedule.seq_len} is longer than the text, {len(data.train)} tokens"
-        )
+    data.batch(1, schedule.seq_len, seed=cell.replicate, update=0)  # or says why it cannot
     yield Facts(
         {
             "updates": schedule.updates,
@@ -175,8 +165,9 @@ def train(
     progress, growth = Pace(_PROGRESS_SECONDS), Pace(_CURVE_SECONDS)
     unread: list[Tensor] = []
     for update in range(1, schedule.updates + 1):
-        batch = windows(data.train, schedule, seed=cell.replicate, update=update).to(device)
-        unread.append(accumulate(model, batch, schedule.micro_batch, cell.precision))
+        batch = data.batch(schedule.sequences, schedule.seq_len, seed=cell.replicate, update=update)
+        inputs, targets = (torch.from_numpy(part).to(device) for part in batch)
+        unread.append(accumulate(model, inputs, targets, schedule.micro_batch, cell.precision))
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(update)
@@ -244,7 +235,8 @@ def rehearse() -> None:
     model = Backbone(shape).train()
     optimizer = adamw(model, 1e-3)
     for _ in range(2):
-        accumulate(model, torch.zeros(2, 5, dtype=torch.int64), 2, "float32")
+        tokens = torch.zeros(2, 4, dtype=torch.int64)
+        accumulate(model, tokens, tokens, 2, "float32")
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimizer.step()
         optimizer.zero_grad()

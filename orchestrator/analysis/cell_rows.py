@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.analysis.schema import CELLS, CURVES, SAMPLES
+from workloads import plugins
 from workloads.cell import canonical_json
 from workloads.measurement import Measurement
 
@@ -63,6 +64,7 @@ def _row(
         "options": canonical_json(dict(cell.options)),
         "tokens_per_update": cell.tokens_per_update,
         "message": "measured in another environment only" if seen.elsewhere else None,
+        "family": _family(cell.architecture),
     }
     if merged is None or environment is None:
         return row
@@ -83,6 +85,14 @@ def _row(
         "dirty": merged.newest.source.dirty,
         "source_hash": merged.newest.source.hash,
     }
+
+
+def _family(architecture: str) -> str | None:
+    """The architecture's kin, None where its plug-in is not here: records outlive a user's file."""
+    try:
+        return plugins.load("architectures", architecture).family
+    except plugins.UnknownPlugin:
+        return None
 
 
 def samples(observed: Observed) -> pa.Table:

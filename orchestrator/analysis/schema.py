@@ -75,6 +75,8 @@ CELLS = pa.schema(
         _text("commit"),
         _flag("dirty"),
         _text("source_hash"),
+        # the kin of the architecture; null where its plug-in was not at hand
+        _text("family"),
     ]
 )
 

@@ -25,13 +25,15 @@ from orchestrator.plots.series import (
     ending,
     file_name,
     frames,
-    labels,
     runs,
 )
 from orchestrator.quantities import count, figures, span
 
 CURVES, RATIOS, PAIR, GAP = 2.7, 1.65, 0.24, 0.16
 """Inches of height: the curves, the ratios, each pair's row of verdicts, and between them."""
+
+MANY_RATIOS, MANY_PAIR, PAIR_LINE = 2.3, 0.18, 0.125
+"""Where labels are many: the ratios, a pair's row; in any figure, a line of a row's text."""
 
 _VERDICTS = {
     "baseline_always": "{baseline} ahead throughout",
@@ -45,7 +47,7 @@ def draw(tables: Tables) -> Iterator[Drawing]:
     """One figure per metric, task, size and batch that has a number."""
     contrasts = tables.contrasts.to_pylist()
     crossovers = tables.crossovers.to_pylist()
-    looks = style.looks(labels(tables))
+    looks = lines.looks(tables)
     for frame in frames(tables):
         ratios = [row for row in contrasts if frame.holds(row)]
         verdicts = [row for row in crossovers if frame.holds(row)]
@@ -58,10 +60,10 @@ def draw(tables: Tables) -> Iterator[Drawing]:
             batch=frame.batch,
         )
         figure = _figure(tables, frame, ratios, verdicts, looks)
-        yield Drawing(name, _caption(tables, frame, ratios), figure)
+        yield Drawing(name, _caption(tables, frame, ratios, looks), figure)
 
 
-def _caption(tables: Tables, frame: Frame, ratios: list[Row]) -> str:
+def _caption(tables: Tables, frame: Frame, ratios: list[Row], looks: dict[str, style.Look]) -> str:
     better = "lower" if frame.better == "smaller" else "higher"
     text = (
         f"{frame.title} against context at {conditions(tables, frame)} ({better} is better): "
@@ -78,6 +80,13 @@ def _caption(tables: Tables, frame: Frame, ratios: list[Row]) -> str:
         text += " A cross marks where a curve stops."
     if any(row["reason"] == "undertrained" for row in frame.rows):
         text += " Hollow points are undertrained."
+    if style.families(looks):
+        text += " Families share a hue."
+    if any(looks[row["challenger"]].family == "shell" for row in ratios):
+        text += " The shell alone may lie outside the ratios shown."
+    if style.crowded(looks):
+        pair = " and ".join(label for label, look in looks.items() if look.depth == "front")
+        text += f" In front, with bands: {pair}; the others are thin, their intervals left out."
     return text
 
 
@@ -89,12 +98,13 @@ def _figure(
     looks: dict[str, style.Look],
 ) -> Figure:
     with_ratios = any(row["estimate"] is not None for row in ratios)
-    pairs = list(dict.fromkeys(row["challenger"] for row in verdicts)) if with_ratios else []
+    pairs = _pairs(verdicts, looks) if with_ratios else {}
     heights = [
-        max(CURVES, lines.needed(frame)),
-        *([RATIOS, PAIR * len(pairs) + 0.1] if with_ratios else []),
+        max(CURVES, lines.needed(frame, looks)),
+        *([MANY_RATIOS if style.crowded(looks) else RATIOS] if with_ratios else []),
+        *([sum(pairs.values()) + 0.1] if with_ratios else []),
     ]
-    figure, panels = lines.stack(heights, GAP)
+    figure, panels = lines.stack(heights, GAP, looks)
     inches = style.WIDTH - style.MARGIN_LEFT - style.MARGIN_RIGHT
     curves = panels[0]
     lines.medians(curves, frame, looks)
@@ -108,6 +118,18 @@ def _figure(
     lines.names(curves, frame, looks)
     panels[-1].set_xlabel(f"context ({tables.sweep.token_unit}, log scale)")
     return figure
+
+
+def _pairs(verdicts: list[Row], looks: dict[str, style.Look]) -> dict[str, float]:
+    """Each pair's challenger and its row's height in inches: a pair that changes places again has a
+    line more for each time. Of many the one in front comes first, then kin beside kin."""
+    found = list(dict.fromkeys(row["challenger"] for row in verdicts))
+    if style.crowded(looks):
+        order = list(looks)
+        found.sort(key=lambda label: (looks[label].depth != "front", order.index(label)))
+    one = MANY_PAIR if style.crowded(looks) else PAIR
+    times = {label: sum(row["challenger"] == label for row in verdicts) for label in found}
+    return {label: max(one, PAIR_LINE * times[label] + 0.04) for label in found}
 
 
 def _device(tables: Tables) -> str:
@@ -135,24 +157,26 @@ def _ratios(
         for run in runs(mine, "estimate"):
             at = [row["seq_len"] for row in run]
             axes.plot(at, [row["estimate"] for row in run], **look.plain())
-            lines.band(axes, run, "seq_len", look.colour)
+            lines.band(axes, run, "seq_len", look)
     for row in verdicts:
         if row["seq_len"] is not None:
+            behind = looks[row["challenger"]].depth == "behind"
             axes.plot(
                 row["seq_len"],
                 0,
                 marker="o",
-                markersize=8,
+                markersize=5 if behind else 8,
                 markerfacecolor="none",
                 markeredgecolor=looks[row["challenger"]].colour,
-                markeredgewidth=1.6,
-                zorder=5,
+                markeredgewidth=0.8 if behind else 1.6,
+                zorder=3 if behind else 5,
             )
+    # The shell does next to nothing: the panel belongs to those that compete.
     shown = [
         row[column]
         for row in rows
         for column in ("estimate", "low", "high")
-        if row[column] is not None
+        if row[column] is not None and looks[row["challenger"]].family != "shell"
     ]
     _ratio_axis(axes, shown, baseline, log)
     _sides(axes, baseline, rows[0]["better"])
@@ -208,16 +232,25 @@ def _sides(axes: Axes, baseline: str, better: str) -> None:
         )
 
 
-def _verdicts(axes: Axes, pairs: list[str], rows: list[Row], looks: dict[str, style.Look]) -> None:
+def _verdicts(
+    axes: Axes, pairs: dict[str, float], rows: list[Row], looks: dict[str, style.Look]
+) -> None:
     """A row per pair: its crossings with their intervals, or its verdict in words."""
-    for place, challenger in enumerate(pairs):
+    one = MANY_PAIR if style.crowded(looks) else PAIR
+    places: list[float] = []
+    reached = -0.5
+    for height in pairs.values():
+        places.append(reached + height / one / 2)
+        reached += height / one
+    for place, challenger in zip(places, pairs, strict=True):
+        bold = "bold" if looks[challenger].depth == "front" else "normal"
         mine = [row for row in rows if row["challenger"] == challenger]
         crossing = [row for row in mine if row["seq_len"] is not None]
         sample = {**looks[challenger].plain(), "clip_on": False}
         axes.plot(-0.02, place, transform=axes.get_yaxis_transform(), **sample)
         for row in mine:
             if row["seq_len"] is not None:
-                _crossing(axes, place, row, looks[challenger].colour)
+                _crossing(axes, place, row, looks[challenger])
             elif row["low"] is not None and row["high"] is not None:
                 # No crossing is shown, but if there is one, it lies here.
                 colour = looks[challenger].colour
@@ -238,38 +271,59 @@ def _verdicts(axes: Axes, pairs: list[str], rows: list[Row], looks: dict[str, st
             textcoords="offset points",
             va="center",
             fontsize=7.5,
+            fontweight=bold,
         )
-    axes.set_ylim(len(pairs) - 0.4, -0.6)
-    axes.yaxis.set_major_locator(FixedLocator(range(len(pairs))))
-    axes.yaxis.set_major_formatter(FixedFormatter([lines.short(pair, 15) for pair in pairs]))
-    axes.tick_params(axis="y", length=0, labelsize=7.5, pad=14)
+    axes.set_ylim(reached + 0.1, -0.6)
+    axes.yaxis.set_major_locator(FixedLocator(places))
+    many = style.crowded(looks)
+    names = [lines.short(pair, 15) for pair in pairs]
+    if many:
+        weights = ["bold" if looks[pair].depth == "front" else "normal" for pair in pairs]
+        names = [
+            lines.fitted(pair, style.MARGIN_LEFT - 0.32, 7, weight)
+            for pair, weight in zip(pairs, weights, strict=True)
+        ]
+    axes.yaxis.set_major_formatter(FixedFormatter(names))
+    axes.tick_params(axis="y", length=0, labelsize=7 if many else 7.5, pad=14)
+    for tick, challenger in zip(axes.get_yticklabels(), pairs, strict=True):
+        if looks[challenger].depth == "front":
+            tick.set_fontweight("bold")
     axes.spines["left"].set_visible(False)
+    if many:  # hairlines lead the eye from a name to its verdict
+        axes.grid(axis="y", which="major", linewidth=0.4)
 
 
-def _crossing(axes: Axes, place: int, row: Row, colour: str) -> None:
+def _crossing(axes: Axes, place: float, row: Row, look: style.Look) -> None:
     left, right = axes.get_xlim()
+    colour, behind = look.colour, look.depth == "behind"
     if row["indifferent_low"] is not None and row["indifferent_high"] is not None:
         axes.plot(
             [row["indifferent_low"], row["indifferent_high"]],
             [place, place],
             color=style.STRIP,
-            linewidth=7,
+            linewidth=5 if behind else 7,
             solid_capstyle="butt",
             zorder=1,
         )
     low = left if row["low_open"] or row["low"] is None else row["low"]
     high = right if row["high_open"] or row["high"] is None else row["high"]
-    axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+    axes.plot(
+        [low, high],
+        [place, place],
+        color=colour,
+        linewidth=1.4 if behind else 2,
+        solid_capstyle="butt",
+    )
     axes.plot(low, place, marker="<" if low == left else "|", color=colour, clip_on=False)
     axes.plot(high, place, marker=">" if high == right else "|", color=colour, clip_on=False)
     axes.plot(
         row["seq_len"],
         place,
         marker="o",
-        markersize=6,
+        markersize=4.5 if behind else 6,
         markerfacecolor="white",
         markeredgecolor=colour,
-        markeredgewidth=1.6,
+        markeredgewidth=1.1 if behind else 1.6,
         zorder=5,
     )
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from orchestrator.analysis.tables import Tables
 from orchestrator.plots import lines, style
 from orchestrator.plots.plot import Drawing, Plot
-from orchestrator.plots.series import Frame, conditions, file_name, frames, labels
+from orchestrator.plots.series import Frame, conditions, file_name, frames
 
 PANEL = 2.0
 """Inches of height of one panel."""
@@ -20,7 +20,7 @@ PANEL = 2.0
 def draw(tables: Tables) -> Iterator[Drawing]:
     """One figure per task, size and batch at which two metrics or more are in bytes; a single one
     is its crossover figure."""
-    looks = style.looks(labels(tables))
+    looks = lines.looks(tables)
     shown = sorted(
         (frame for frame in frames(tables) if frame.unit == "bytes" and frame.batch is not None),
         key=lambda frame: frame.key[1:],
@@ -37,7 +37,8 @@ def draw(tables: Tables) -> Iterator[Drawing]:
 
 
 def _figure(tables: Tables, shown: list[Frame], looks: dict[str, style.Look]) -> Figure:
-    figure, panels = lines.stack([max(PANEL, lines.needed(frame)) for frame in shown], 0.62)
+    heights = [max(PANEL, lines.needed(frame, looks)) for frame in shown]
+    figure, panels = lines.stack(heights, 0.62, looks)
     inches = style.WIDTH - style.MARGIN_LEFT - style.MARGIN_RIGHT
     for axes, frame in zip(panels, shown, strict=True):
         lines.medians(axes, frame, looks)

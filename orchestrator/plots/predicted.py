@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from orchestrator.analysis.tables import Tables
 from orchestrator.plots import lines, style
 from orchestrator.plots.plot import Drawing, Plot
-from orchestrator.plots.series import Row, labels
+from orchestrator.plots.series import Row
 
 SIDE = 3.4
 """Inches of height of the square."""
@@ -24,11 +24,11 @@ def draw(tables: Tables) -> Iterator[Drawing]:
             "Predicted against measured wall time of each finished cell. On the line the prediction"
             " was right, within the strip by a factor of two."
         )
-        yield Drawing("predicted", caption, _figure(rows, style.looks(labels(tables))))
+        yield Drawing("predicted", caption, _figure(rows, lines.looks(tables)))
 
 
 def _figure(rows: list[Row], looks: dict[str, style.Look]) -> Figure:
-    figure, (axes,) = lines.stack([SIDE], 0)
+    figure, (axes,) = lines.stack([max(SIDE, lines.key_height(looks))], 0, looks)
     times = [row[column] for row in rows for column in ("seconds", "predicted_seconds")]
     low, high = min(times) / 1.5, max(times) * 1.5
     axes.set_xscale("log")

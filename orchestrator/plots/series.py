@@ -81,6 +81,21 @@ def labels(tables: Tables) -> list[str]:
     return sorted(tables.sweep.labels, key=lambda label: label != baseline)
 
 
+def families(tables: Tables) -> dict[str, str]:
+    """The family of each label whose architecture was known when the tables were written; tables
+    of an older version have no such column."""
+    if "family" not in tables.cells.column_names:
+        return {}
+    rows = tables.cells.select(["label", "family"]).to_pylist()
+    return {row["label"]: row["family"] for row in rows if row["family"] is not None}
+
+
+def front(tables: Tables) -> list[str]:
+    """The pair of the answer: the baseline, and the primary challenger where there is one."""
+    primary = tables.sweep.primary
+    return [tables.sweep.baseline, *([primary[0]] if primary else [])]
+
+
 def runs(rows: Iterable[Row], value: str) -> Iterator[list[Row]]:
     """Neighbouring rows that have a number: a line is drawn through each run, never across a
     gap."""

@@ -1,16 +1,18 @@
 """How figures look: one colour, marker and line style per label, quantities with their units, and
 a context axis whose tick labels do not collide.
 
-Colours are those of Okabe and Ito (2008), safe for colour-blind readers; neighbours in the cycle
-differ in luminance, and markers and line styles differ too, so that figures survive a grey copy.
+A few labels take the colours of Okabe and Ito (2008), safe for colour-blind readers; neighbours in
+the cycle differ in luminance, and markers and line styles differ too, so that figures survive a
+grey copy. No cycle tells twenty labels apart: there a colour says the family, its shade, the marker
+and the line say which member, and all but the pair of the answer step behind.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
@@ -57,6 +59,34 @@ _COLOURS = ("#000000", "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)))
 
+FEW = len(_COLOURS)
+"""So many labels have a colour each; of more, families share a hue."""
+
+_NEUTRAL = "#6b6b6b"
+_HUES: Mapping[str, str] = {
+    "recurrent network": "#2a62b8",
+    "attention": "#cc3d1a",
+    "linear attention": "#c78a00",
+    "delta rule": "#00936b",
+    "state space": "#8a4fb0",
+    "memory": "#16a3c4",
+    "hybrid": "#d24c8c",
+}
+"""A family's hue, the same in every sweep; the shell and families unknown here are grey."""
+
+_SHADES = (0.0, -0.5, 0.42, -0.25, 0.22, -0.75, 0.56)
+"""Of the members of one hue, in turn: towards black (-1) or white (1). Seven shades and the
+thirty-six pairs of marker and line share no factor."""
+
+Depth = Literal["among", "front", "behind"]
+"""Where a label stands: among few, or of many in front or behind."""
+
+_DEPTHS: Mapping[Depth, Mapping[str, Any]] = {
+    "among": {},
+    "front": {"linewidth": 2.2, "markersize": 5.5, "zorder": 4},
+    "behind": {"linewidth": 0.8, "markersize": 3.4, "markeredgewidth": 0.3, "zorder": 2},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -65,6 +95,8 @@ class Look:
     colour: str
     marker: str
     line: Any
+    family: str | None = None
+    depth: Depth = "among"
 
     def plain(self) -> dict[str, Any]:
         """The keywords of a line through measured points."""
@@ -74,19 +106,69 @@ class Look:
             "linestyle": self.line,
             "markeredgecolor": "white",
             "markeredgewidth": 0.6,
+            **_DEPTHS[self.depth],
         }
 
 
-def looks(labels: Iterable[str]) -> dict[str, Look]:
-    """A look per label, by its place. Seven colours and nine markers share no factor,
-    so that the first sixty-three labels all look different."""
+def looks(
+    labels: Iterable[str],
+    families: Mapping[str, str] | None = None,
+    front: Collection[str] = (),
+) -> dict[str, Look]:
+    """A look per label. Of few labels each has its own colour, by its place; of more than `FEW`
+    families share a hue, kin stand side by side, and those not in `front` step behind.
+
+    Seven colours and nine markers share no factor, so that the first sixty-three labels all look
+    different; nine markers and four lines neither, so that thirty-six do in grey.
+    """
+    labels, families = list(labels), families or {}
+    many = len(labels) > FEW
+    if many and families:
+        labels = _kin_together(labels, families, front)
+    members: dict[str, int] = {}
+    found: dict[str, Look] = {}
+    for place, label in enumerate(labels):
+        colour, family = _COLOURS[place % len(_COLOURS)], None
+        if many and families:
+            family = families.get(label, "other")
+            hue = _HUES.get(family, _NEUTRAL)
+            member = members.setdefault(hue, 0)
+            members[hue] += 1
+            colour = _shade(hue, _SHADES[member % len(_SHADES)])
+        depth: Depth = "among" if not many else "front" if label in front else "behind"
+        marker, line = _MARKERS[place % len(_MARKERS)], _LINES[place % len(_LINES)]
+        found[label] = Look(colour, marker, line, family, depth)
+    return found
+
+
+def _kin_together(
+    labels: Sequence[str], families: Mapping[str, str], front: Collection[str]
+) -> list[str]:
+    """The labels by family, families as they first appear, but what stands in front leads its own:
+    the first of a hue has its purest shade."""
+    hues = {label: _HUES.get(families.get(label, "other"), _NEUTRAL) for label in labels}
+    order = list(dict.fromkeys(hues.values()))
+    return sorted(labels, key=lambda label: (order.index(hues[label]), label not in front))
+
+
+def _shade(colour: str, towards: float) -> str:
+    """A colour mixed with white (above zero) or black (below), which keeps its hue."""
+    end = 255 if towards > 0 else 0
+    parts = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    return "#" + "".join(f"{round(part + (end - part) * abs(towards)):02x}" for part in parts)
+
+
+def crowded(looks: Mapping[str, Look]) -> bool:
+    """True where there are so many labels that some stand behind."""
+    return any(look.depth != "among" for look in looks.values())
+
+
+def families(looks: Mapping[str, Look]) -> dict[str, str]:
+    """The hue of each family that shares one, in the order of the looks."""
     return {
-        label: Look(
-            _COLOURS[place % len(_COLOURS)],
-            _MARKERS[place % len(_MARKERS)],
-            _LINES[place % len(_LINES)],
-        )
-        for place, label in enumerate(labels)
+        look.family: _HUES.get(look.family, _NEUTRAL)
+        for look in looks.values()
+        if look.family is not None
     }
 
 

@@ -5,7 +5,8 @@ No band is drawn: each line is one run, so that a diverging seed is seen and not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,11 +15,17 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from orchestrator.analysis.tables import Tables
 from orchestrator.plots import lines, style
 from orchestrator.plots.plot import Drawing, Plot
-from orchestrator.plots.series import Row, file_name, labels
+from orchestrator.plots.series import Row, file_name
 from orchestrator.quantities import count, size
 
-PANEL = 1.7
-"""Inches of height of the panel of one training length."""
+PANEL, GAP = 1.7, 0.38
+"""Inches of height: the panel of one training length, and between two."""
+
+_DEPTHS: Mapping[style.Depth, Mapping[str, Any]] = {
+    "among": {"linewidth": 0.9, "alpha": 0.75},
+    "front": {"linewidth": 1.3, "alpha": 0.95, "zorder": 4},
+    "behind": {"linewidth": 0.6, "alpha": 0.6, "zorder": 2},
+}
 
 
 def draw(tables: Tables) -> Iterator[Drawing]:
@@ -31,7 +38,7 @@ def draw(tables: Tables) -> Iterator[Drawing]:
         cell = cells[row["cell_id"]]
         key = (row["metric"], cell["task"], cell["size"])
         found.setdefault(key, {}).setdefault(row["cell_id"], []).append(row)
-    looks = style.looks(labels(tables))
+    looks = lines.looks(tables)
     for (metric, task, parameters), curves in found.items():
         name = file_name(tables, "training", metric=metric, task=task, size=parameters)
         words = metric.replace("_", " ")
@@ -50,7 +57,9 @@ def _figure(
     looks: dict[str, style.Look],
 ) -> Figure:
     lengths = sorted({cells[cell]["seq_len"] for cell in curves})
-    figure, panels = lines.stack([PANEL] * len(lengths), 0.38)
+    # The key may be longer than one panel: it runs down beside all of them.
+    beside = (lines.key_height(looks) + GAP) / len(lengths) - GAP
+    figure, panels = lines.stack([max(PANEL, beside)] * len(lengths), GAP, looks)
     unit = next(iter(curves.values()))[0]["unit"]
     values = [row["value"] for rows in curves.values() for row in rows]
     for axes, length in zip(panels, lengths, strict=True):
@@ -81,9 +90,8 @@ def _curve(
         [row["value"] for row in ordered],
         color=look.colour,
         linestyle=look.line,
-        linewidth=0.9,
-        alpha=0.75,
         rasterized=crowded,
+        **_DEPTHS[look.depth],
     )
 
 
@@ -100,7 +108,7 @@ def _token_axis(
     ticks = style.linear_ticks(0, last)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    texts = [size(tick) if labelled else "" for tick in ticks]
+    texts = [(size(tick) if tick else "0") if labelled else "" for tick in ticks]
     axes.xaxis.set_major_formatter(FixedFormatter(texts))
     axes.grid(axis="x")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +20,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator
 from orchestrator.analysis.tables import Tables
 from orchestrator.plots import lines, style
 from orchestrator.plots.plot import Drawing, Plot
-from orchestrator.plots.series import Frame, Row, batch_words, file_name, frames, labels
+from orchestrator.plots.series import Frame, Row, batch_words, file_name, frames
 from orchestrator.quantities import count, size
 
 ROW, HEAD, FOOT, KEY = 0.34, 0.62, 0.55, 0.22
@@ -26,6 +28,13 @@ ROW, HEAD, FOOT, KEY = 0.34, 0.62, 0.55, 0.22
 
 LEFT, RIGHT, COLUMNS = 2.65, 0.2, 4
 """Inches beside the map, on the left for the rows' names; columns of the key."""
+
+KEY_LEFT, MANY_KEY = 0.35, 0.17
+"""Where labels are many: inches left of the key, and of height of one of its rows."""
+
+MARKER, MOST_LINES = 0.12, 4
+"""Of many labels, a best set too wide for its cell stands in several lines: inches that a marker
+takes each way, and the most lines before markers shrink."""
 
 Key = tuple[str, str, int, str | None]
 
@@ -37,7 +46,7 @@ def draw(tables: Tables) -> Iterator[Drawing]:
         if row["in_best_set"]:
             key = (row["metric"], row["task"], row["size"], row["batch"])
             found.setdefault(key, {}).setdefault(row["seq_len"], []).append(row)
-    looks = style.looks(labels(tables))
+    looks = lines.looks(tables)
     shown = [frame for frame in frames(tables) if frame.key in found]
     for task, parameters in dict.fromkeys((frame.task, frame.size) for frame in shown):
         mine = [frame for frame in shown if (frame.task, frame.size) == (task, parameters)]
@@ -56,10 +65,23 @@ def _figure(
     looks: dict[str, style.Look],
 ) -> Figure:
     contexts = sorted({context for frame in shown for context in frame.contexts})
-    height = HEAD + ROW * len(shown) + FOOT + KEY * math.ceil(len(looks) / COLUMNS)
-    figure = Figure(figsize=(style.WIDTH, height))
     width = style.WIDTH - LEFT - RIGHT
-    map_height = ROW * len(shown)
+    column_width = width / len(contexts)
+    many = style.crowded(looks)
+    cells = [found[frame.key] for frame in shown]
+    most = [max(map(len, row.values())) for row in cells]
+    abreast = [_abreast(n, column_width) if many else n for n in most]
+    # Row heights in units of ROW: a row is as high as its largest best set needs.
+    highs = [
+        1 + MARKER / ROW * (math.ceil(largest / side) - 1)
+        for largest, side in zip(most, abreast, strict=True)
+    ]
+    middles = [sum(highs[:place]) + (high - 1) / 2 for place, high in enumerate(highs)]
+    below = lines.families_height(looks)
+    key = (MANY_KEY if many else KEY) * math.ceil(len(looks) / COLUMNS)
+    map_height = ROW * sum(highs)
+    height = HEAD + map_height + FOOT + key + below
+    figure = Figure(figsize=(style.WIDTH, height))
     axes = figure.add_axes(
         (
             LEFT / style.WIDTH,
@@ -68,54 +90,82 @@ def _figure(
             map_height / height,
         )
     )
-    for place, frame in enumerate(shown):
+    for place, row in enumerate(cells):
         for column, context in enumerate(contexts):
-            _cell(
-                axes, column, place, found[frame.key].get(context, []), looks, width / len(contexts)
-            )
+            cell = _Cell(column, middles[place], column_width, highs[place], abreast[place])
+            _draw(axes, cell, row.get(context, []), looks)
+    axes.set_ylim(sum(highs) - 0.5, -0.5)
+    axes.yaxis.set_major_locator(FixedLocator(middles))
     _axes(axes, shown, contexts, tables, width)
     lines.heading(axes, "Who cannot be told from the best", f"{size(shown[0].size)} parameters")
-    _key(figure, looks)
+    _key(figure, looks, below)
+    lines.families(figure, looks, KEY_LEFT)
     return figure
 
 
-def _key(figure: Figure, looks: dict[str, style.Look]) -> None:
-    """The labels with their markers along the lower edge."""
+def _abreast(most: int, inches: float) -> int:
+    """How many markers of the largest best set stand side by side in a column `inches` wide."""
+    fitting = max(1, math.floor(0.9 * inches / MARKER))
+    return max(min(fitting, most), math.ceil(most / MOST_LINES))
+
+
+def _key(figure: Figure, looks: dict[str, style.Look], below: float) -> None:
+    """The labels with their markers along the lower edge, `below` inches above it."""
+    many = style.crowded(looks)
+    marks = {"linestyle": "none"}
+    sizes = {"markersize": 4.5, "markeredgewidth": 0.6} if many else {}
     handles = [
-        Line2D([], [], **{**look.plain(), "linestyle": "none"}, label=lines.short(label))
+        Line2D([], [], **{**look.plain(), **marks, **sizes}, label=lines.cut(label, look))
         for label, look in looks.items()
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=COLUMNS, handletextpad=0.2)
+    at: dict[str, Any] = {"loc": "lower center"}
+    if many:
+        corner = (KEY_LEFT / style.WIDTH, (below + 0.06) / figure.get_figheight())
+        at = {"loc": "lower left", "bbox_to_anchor": corner, "fontsize": 7.5, "borderpad": 0}
+        at |= {"borderaxespad": 0, "labelspacing": 0.4}
+    legend = figure.legend(handles=handles, ncols=COLUMNS, handletextpad=0.2, **at)
+    for text, look in zip(legend.get_texts(), looks.values(), strict=True):
+        if look.depth == "front":
+            text.set_fontweight("bold")
 
 
-def _cell(
-    axes: Axes,
-    column: int,
-    place: int,
-    rows: list[Row],
-    looks: dict[str, style.Look],
-    inches: float,
-) -> None:
-    """The best set of one context as markers in a row, the best one first and larger, in a column
-    `inches` wide."""
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """One context of one row of the map: where its middle is, how wide in inches, how high in
+    rows, and how many markers stand abreast in it."""
+
+    column: int
+    place: float
+    width: float
+    high: float
+    abreast: int
+
+
+def _draw(axes: Axes, cell: _Cell, rows: list[Row], looks: dict[str, style.Look]) -> None:
+    """The best set of one context as markers in a row, or in several, the best one first and
+    larger."""
+    column, place = cell.column, cell.place
     ranked = [row["label"] for row in sorted(rows, key=lambda row: not row["best"])]
     alone = len(ranked) == 1
     box = Rectangle(
-        (column - 0.48, place - 0.46),
+        (column - 0.48, place - cell.high / 2 + 0.04),
         0.96,
-        0.92,
+        cell.high - 0.08,
         facecolor=looks[ranked[0]].colour if alone else "#f3f3f3",
         alpha=0.22 if alone else 1.0,
         linewidth=0,
     )
     if ranked:
         axes.add_patch(box)
-    step = min(0.26, 0.84 / max(len(ranked), 1))
-    room = 72 * step * inches * 0.92
+    abreast = min(len(ranked), cell.abreast)
+    step = min(0.26, 0.84 / max(abreast, 1))
+    room = 72 * step * cell.width * 0.92
+    last = math.ceil(len(ranked) / max(abreast, 1)) - 1
     for i, label in enumerate(ranked):
+        line, along = divmod(i, abreast)
         axes.plot(
-            column + (i - (len(ranked) - 1) / 2) * step,
-            place,
+            column + (along - (abreast - 1) / 2) * step,
+            place + (line - last / 2) * MARKER / ROW,
             marker=looks[label].marker,
             color=looks[label].colour,
             markersize=min(6.5 if i == 0 else 4.5, room * (1.25 if i == 0 else 1.0)),
@@ -128,7 +178,6 @@ def _axes(
     axes: Axes, shown: list[Frame], contexts: list[int], tables: Tables, inches: float
 ) -> None:
     axes.set_xlim(-0.5, len(contexts) - 0.5)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
     # A column is `inches / columns` wide; a label with more digits than that holds is left out.
     every = max(1, round(0.082 * len(count(max(contexts))) * len(contexts) / inches + 0.45))
     axes.xaxis.set_major_locator(FixedLocator(range(0, len(contexts), every)))
@@ -137,7 +186,6 @@ def _axes(
         lines.short(frame.title, 30) + (f", {batch_words(frame.batch)}" if frame.batch else "")
         for frame in shown
     ]
-    axes.yaxis.set_major_locator(FixedLocator(range(len(shown))))
     axes.yaxis.set_major_formatter(FixedFormatter(names))
     axes.tick_params(length=0)
     for spine in axes.spines.values():

@@ -37,12 +37,15 @@ class Choice:
 
 
 def chooser(family: ChosenFamily, *, labelled: bool) -> Callable[[Any], Choice]:
-    """A validator for `name` or `{name: {option: value}}`."""
+    """A validator for `name` or `{name: {option: value}}`; an architecture may be named by the path
+    of a user's own file."""
 
     def choose(value: Any) -> Choice:
         if isinstance(value, Choice):
             return value
         name, given = _name_and_options(value)
+        if family == "architectures" and name.endswith(".py"):
+            name = plugins.register_file(name)
         if name not in plugins.names(family):
             raise ValueError(unknown(family.rstrip("s"), name, plugins.names(family)))
         faults: list[Fault] = []
@@ -58,9 +61,14 @@ def chooser(family: ChosenFamily, *, labelled: bool) -> Callable[[Any], Choice]:
 
 
 def default_label(name: str, options: Mapping[str, Scalar]) -> str:
-    """The architecture with its options, as text: `kvm(state=sqrt)`."""
-    text = ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
+    """The architecture with its options, as text: `kvm(state=sqrt)`; a user's file by its stem."""
+    name = name.partition("@")[0]
+    text = ", ".join(f"{key}={_text(value)}" for key, value in sorted(options.items()))
     return f"{name}({text})" if text else name
+
+
+def _text(value: Scalar) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def resolve_label(name: str, choices: Sequence[Choice]) -> str:
@@ -108,7 +116,10 @@ def _checked_options(
     ]
     try:
         values = options_model(options_type)(**{k: v for k, v in given.items() if k in default})
-        options = values.model_dump()
+        options = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.model_dump().items()
+        }
         options_type(**options)
     except ValidationError as error:
         return {}, faults + _type_faults(name, error)
@@ -140,9 +151,13 @@ def _type_faults(name: str, error: ValidationError) -> list[Fault]:
 
 @cache
 def options_model(options: type) -> type[BaseModel]:
-    """A strict model of a plug-in's options dataclass; the plug-ins themselves know no pydantic."""
+    """A strict model of a plug-in's options dataclass; the plug-ins themselves know no pydantic.
+    What is a tuple there is a list in YAML."""
     hints = typing.get_type_hints(options)
-    fields: dict[str, Any] = {
-        f.name: (hints[f.name], f.default) for f in dataclasses.fields(options)
-    }
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        kind, default = hints[field.name], field.default
+        if kind == tuple[str, ...] and isinstance(default, tuple):
+            kind, default = list[str], list(default)
+        fields[field.name] = kind, default
     return create_model(options.__name__, __base__=Strict, **fields)

@@ -22,6 +22,7 @@ def faults_between_keys(data: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _label_faults(subjects)
     if "measure" not in data and "train" not in data:
         yield (), "has neither a `measure` nor a `train` part"
+    yield from _model_faults(_mapping(data, "model"))
     yield from _batch_faults(_mapping(data, "measure"))
     yield from _metric_faults(data)
     yield from _rate_faults(_mapping(data, "train"), subjects)
@@ -71,6 +72,16 @@ def _label_faults(subjects: _Subjects) -> Iterator[Fault]:
         if first != i:
             why = f"{choice.label!r} is architectures[{first}] already; give one a `label:`"
             yield ("architectures", i), why
+
+
+def _model_faults(model: Mapping[str, Any]) -> Iterator[Fault]:
+    if not model:
+        return
+    if "parameters" not in model and "d_model" not in model:
+        yield ("model",), "needs parameters, or d_model, which then decides the size"
+    if model.get("mlp") is False and "d_model" in model and "parameters" in model:
+        why = "d_model alone decides the size where there is no mlp; leave one of the two out"
+        yield ("model", "parameters"), why
 
 
 def _batch_faults(measure: Mapping[str, Any]) -> Iterator[Fault]:

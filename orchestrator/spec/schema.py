@@ -24,13 +24,18 @@ def json_schema() -> dict[str, Any]:
     schema["anyOf"] = [{"required": ["measure"]}, {"required": ["train"]}]
     schema["properties"]["architectures"]["items"] = _choice("architectures", labelled=True)
     schema["properties"]["task"] = _choice("tasks", labelled=False)
+    model = schema["$defs"]["Model"]
+    model["anyOf"] = [{"required": ["parameters"]}, {"required": ["d_model"]}]
+    # With a width and without MLPs there is nothing left that a size could decide.
+    bare = {"properties": {"mlp": {"const": False}}, "required": ["mlp", "d_model", "parameters"]}
+    model["not"] = bare
     batches = [{"required": ["batch_size"]}, {"required": ["batch_tokens"]}]
     schema["$defs"]["Measure"]["oneOf"] = batches
     return schema
 
 
 def _choice(family: ChosenFamily, *, labelled: bool) -> dict[str, Any]:
-    """A name, or one name with its options."""
+    """A name, or one name with its options; of an architecture also the path of a file."""
     known = plugins.names(family)
     branches: list[dict[str, Any]] = [{"enum": known}]
     for name in known:
@@ -45,6 +50,11 @@ def _choice(family: ChosenFamily, *, labelled: bool) -> dict[str, Any]:
                 "additionalProperties": False,
             }
         )
+    if family == "architectures":
+        path = r"\.py$"
+        branches.append({"type": "string", "pattern": path})
+        one = {"minProperties": 1, "maxProperties": 1, "additionalProperties": False}
+        branches.append({"type": "object", "patternProperties": {path: {"type": "object"}}, **one})
     return {"oneOf": branches}
 
 

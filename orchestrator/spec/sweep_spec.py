@@ -20,10 +20,6 @@ _NO_CLASS = ("cuda", "gpu", "mps", "tpu", "xpu", "rocm")
 
 RESERVED: frozenset[Place] = frozenset(
     {
-        ("model", "short_conv"),
-        ("model", "mlp"),
-        ("model", "tied_head"),
-        ("model", "d_model"),
         ("train", "eval_seq_len"),
         ("train", "carry_state"),
         ("train", "optimiser"),
@@ -120,10 +116,25 @@ TaskChoice = Annotated[Any, AfterValidator(chooser("tasks", labelled=False))]
 
 
 class Model(Strict):
-    """`parameters`: non-embedding, matched within 2 %; a list is an axis."""
+    """`parameters`: non-embedding, matched within 2 %; a list is an axis. With `d_model` given they
+    may be left out. The switches hold for every architecture alike."""
 
-    parameters: Sizes
+    parameters: Sizes | None = None
     num_layers: Annotated[int, Field(ge=1, le=1000)]
+    d_model: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    short_conv: bool = False
+    mlp: bool = True
+    tied_head: bool = False
+
+    def sizes(self) -> list[int]:
+        """The sizes asked for; 0 where `d_model` alone decides."""
+        return [0] if self.parameters is None else self.parameters
+
+    def shell(self) -> dict[str, bool | int]:
+        """The switches and the width that differ from their defaults."""
+        default = Model(num_layers=1)
+        names = ("d_model", "short_conv", "mlp", "tied_head")
+        return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}
 
 
 class Threads(Strict):
@@ -220,7 +231,7 @@ class SweepSpec(Strict):
 
     def count(self) -> int:
         """How many cells the file asks for."""
-        points = len(self.architectures) * len(self.model.parameters)
+        points = len(self.architectures) * len(self.model.sizes())
         cells = 0
         if self.measure is not None:
             batches = len(self.measure.batch_size or self.measure.batch_tokens or ())

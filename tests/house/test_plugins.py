@@ -76,7 +76,9 @@ def test_options_are_frozen_plain_and_have_defaults(family: Family) -> None:
         hints = typing.get_type_hints(options)
         for field in dataclasses.fields(options):
             value = getattr(options(), field.name)
-            assert value is None or type(value) in (str, int, float, bool), f"{name}.{field.name}"
+            words = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+            plain = value is None or type(value) in (str, int, float, bool)
+            assert plain or words, f"{name}.{field.name}"
             assert field.name != "label", f"{name}: `label` is the sweep file's own word"
             assert field.name in hints
 

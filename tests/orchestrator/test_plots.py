@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,15 @@ from matplotlib.text import Text
 from orchestrator.analysis.tables import Tables
 from orchestrator.plots import crossover, lines, plot, style, training, winners
 from orchestrator.plots.series import labels
-from tests.orchestrator.made_tables import LAWS, Metric, tables
+from tests.orchestrator.made_tables import (
+    LAWS,
+    MANY_CONTEXTS,
+    MANY_LAWS,
+    Law,
+    Metric,
+    family,
+    tables,
+)
 
 ACCURACY = Metric(
     "accuracy",
@@ -71,6 +80,23 @@ WORLDS: dict[str, Tables] = {
     ),
     "fast": tables([Metric(laws={"lstm": lambda n: 3e-9 * n, "gru": lambda n: 3.1e-9 * n})]),
 }
+
+MANY_CUT = {("transformer", 4096): "out_of_memory", ("rwkv7", 128): "unsupported"}
+MANY_CUT |= {("mamba", context): "timeout" for context in (2048, 4096)}
+MANY_LOSSES = {
+    label: lambda n, i=place: 2.4 + 0.013 * i - (0.02 + 0.0015 * i) * n**0.3
+    for place, label in enumerate(MANY_LAWS)
+}
+MANY = tables(
+    [
+        Metric(laws=MANY_LAWS, reasons=MANY_CUT),
+        *(replace(metric, laws=MANY_LAWS) for metric in MEMORY),
+        replace(LOSS, laws=MANY_LOSSES),
+    ],
+    contexts=MANY_CONTEXTS,
+    replicates=5,
+)
+"""Twenty labels of seven families, most of which end close together in the loss."""
 
 LOOKS = style.looks(labels(WORLDS["cut short"]))
 
@@ -246,6 +272,123 @@ def test_looks_are_told_apart_without_colour() -> None:
     assert len({(look.colour, look.marker) for look in looks}) == 36
 
 
+# Twenty labels
+
+
+def hue(colour: str) -> float:
+    return colorsys.rgb_to_hsv(*matplotlib.colors.to_rgb(colour))[0]
+
+
+def luminance(colour: str) -> float:
+    return float(np.dot(matplotlib.colors.to_rgb(colour), (0.2126, 0.7152, 0.0722)))
+
+
+def test_many_labels_all_look_different_also_in_grey() -> None:
+    looks = lines.looks(MANY)
+    assert set(looks) == set(MANY.sweep.labels) and len(looks) == 20
+    assert len({look.colour for look in looks.values()}) == 20
+    assert len({(look.marker, str(look.line)) for look in looks.values()}) == 20
+
+
+def test_kin_share_a_hue_and_differ_in_lightness() -> None:
+    looks = lines.looks(MANY)
+    kin: dict[str | None, list[style.Look]] = {}
+    for label, look in looks.items():
+        assert look.family == family(label)
+        kin.setdefault(look.family, []).append(look)
+    hues = [hue(members[0].colour) for members in kin.values()]
+    assert all(abs(one - other) > 0.02 for one, other in pairwise(sorted(hues)))
+    for members, its in zip(kin.values(), hues, strict=True):
+        assert all(abs(hue(look.colour) - its) < 0.012 for look in members)
+        shades = sorted(luminance(look.colour) for look in members)
+        assert all(lighter - darker > 0.03 for darker, lighter in pairwise(shades))
+
+
+def test_few_labels_keep_their_colours_whatever_their_families() -> None:
+    few = [f"label {i}" for i in range(style.FEW)]
+    kin = dict.fromkeys(few, "attention")
+    assert style.looks(few, kin, few[:2]) == style.looks(few)
+    assert all(look.depth == "among" for look in style.looks(few).values())
+    assert style.crowded(style.looks([*few, "one more"]))
+
+
+def test_many_labels_of_unknown_families_are_still_told_apart() -> None:
+    """Tables of an older version have no families; a user's own words for one are all grey."""
+    old = replace(MANY, cells=MANY.cells.drop_columns(["family"]))
+    for looks in (lines.looks(old), style.looks(map(str, range(20)), {"0": "my own kin"})):
+        assert len({(look.colour, look.marker, str(look.line)) for look in looks.values()}) == 20
+    assert not style.families(lines.looks(old))
+    figures = drawings(old, "crossover").values()
+    assert all(overlaps(figure) == outside(figure) == [] for figure in figures)
+
+
+@pytest.mark.parametrize("name", plot.names())
+def test_texts_keep_clear_among_twenty_labels(name: str) -> None:
+    figures = drawings(MANY, name)
+    assert figures
+    for figure in figures.values():
+        assert overlaps(figure) == []
+        assert outside(figure) == []
+
+
+@pytest.mark.parametrize("name", ["crossover", "memory"])
+def test_the_pair_of_the_answer_stands_in_front(name: str) -> None:
+    looks = lines.looks(MANY)
+    pair = {looks[label].colour for label in ("lstm", "transformer")}
+    for figure in drawings(MANY, name).values():
+        for axes in figure.axes[: 2 if name == "crossover" else None]:
+            curves = [line for line in axes.lines if len(xs(line)) > 3]
+            ours = [line for line in curves if line.get_color() in pair]
+            others = [line for line in curves if line not in ours]
+            others = [line for line in others if line.get_color() not in ("black", "k")]
+            thick = [line for line in ours if line.get_linewidth() > 1]
+            assert thick and others
+            assert min(map(Line2D.get_zorder, thick)) > max(map(Line2D.get_zorder, others))
+            assert max(map(Line2D.get_linewidth, others)) < 1
+            bands = {matplotlib.colors.to_hex(band.get_facecolor()[0]) for band in axes.collections}
+            assert bands <= pair
+
+
+def test_the_shell_does_not_squeeze_the_ratios_of_those_that_compete() -> None:
+    def span(laws: dict[str, Law]) -> tuple[float, float]:
+        (figure,) = drawings(tables([Metric(laws=laws)]), "crossover").values()
+        return figure.axes[1].get_ylim()
+
+    assert span({**MANY_LAWS, "none": lambda n: 1e-6}) == span(MANY_LAWS)
+
+
+def test_names_of_many_lines_stand_at_their_ends_order_with_leaders() -> None:
+    figure = next(f for n, f in drawings(MANY, "crossover").items() if "train_step" in n)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    told = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    looks = lines.looks(MANY)
+    shown = {lines.cut(label, looks[label]): label for label in MANY.sweep.labels}
+    boxes = sorted((told[name] for name in shown), key=lambda box: -box.y0)
+    assert all(upper.y0 >= lower.y1 - 1 for upper, lower in pairwise(boxes))
+    reaching = [name for name, label in shown.items() if (label, 4096) not in MANY_CUT]
+    ends = [MANY_LAWS[shown[name]](4096) for name in reaching]
+    by_height = sorted(reaching, key=lambda name: -told[name].y0)
+    assert [MANY_LAWS[shown[name]](4096) for name in by_height] == sorted(ends, reverse=True)
+    leaders = [line for line in axes.lines if line.get_linewidth() < 0.5]
+    assert len(leaders) == len(reaching)
+
+
+def test_a_pair_that_crosses_twice_takes_two_lines_of_its_row() -> None:
+    rows = MANY.crossovers.to_pylist()
+    again = [{**row, "crossing": 1, "seq_len": 3000.0} for row in rows if row["seq_len"]]
+    both = sorted([*rows, *again], key=lambda row: (row["metric"], row["challenger"]))
+    twice = replace(MANY, crossovers=MANY.crossovers.from_pylist(both, MANY.crossovers.schema))
+    for figure in drawings(twice, "crossover").values():
+        assert overlaps(figure) == []
+
+
+def test_figures_of_many_are_equal_for_equal_tables(tmp_path: Path) -> None:
+    small = tables([Metric(laws=MANY_LAWS, reasons=MANY_CUT)], contexts=MANY_CONTEXTS)
+    first, second = (plot.draw_all(small, tmp_path / folder) for folder in "ab")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
 @given(
     contexts=st.lists(st.integers(16, 2**20), min_size=1, max_size=40, unique=True),
     inches=st.floats(2, 8),
@@ -274,9 +417,25 @@ def test_ratio_ticks_hold_one_and_are_few(low: float, high: float) -> None:
     assert min(map(abs, ticks)) < 1e-12
 
 
-@given(st.lists(st.floats(0, 3), min_size=1, max_size=12))
-def test_names_in_the_margin_never_meet(ends: list[float]) -> None:
+@pytest.mark.parametrize("push", [lines.spread, lines.nearest])
+@given(ends=st.lists(st.floats(0, 3), min_size=1, max_size=12))
+def test_names_in_the_margin_never_meet(
+    push: Callable[[list[float], list[float], float], list[float]], ends: list[float]
+) -> None:
     ordered = sorted(ends, reverse=True)
-    placed = lines.spread(ordered, [0.2] * len(ordered), 3.0)
+    placed = push(ordered, [0.2] * len(ordered), 3.0)
     assert all(one - other >= 0.2 - 1e-9 for one, other in pairwise(placed))
-    assert placed[-1] >= 0.1 - 1e-9
+    assert placed[-1] >= 0.1 - 1e-9 and placed[0] <= 2.9 + 1e-9
+
+
+def test_a_name_is_cut_in_its_middle_to_what_the_margin_holds() -> None:
+    assert lines.fitted("short", 1.0, 7.5) == "short"
+    assert lines.fitted("W" * 90, 0.0, 7.5) == "WW…W"
+    texts = [lines.fitted(f"gated_delta_net_{i}_heads", 1.2, 7.5) for i in range(12)]
+    assert len(set(texts)) == 12 and all("…" in text for text in texts)
+
+
+def test_names_that_meet_are_pushed_to_both_sides() -> None:
+    assert lines.nearest([1.5, 1.5, 1.5], [0.2] * 3, 3.0) == pytest.approx([1.7, 1.5, 1.3])
+    assert lines.nearest([2.5, 1.0], [0.2] * 2, 3.0) == pytest.approx([2.5, 1.0])
+    assert lines.nearest([0.0, 0.0], [0.2] * 2, 3.0) == pytest.approx([0.3, 0.1])

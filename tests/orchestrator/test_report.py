@@ -21,7 +21,7 @@ from orchestrator.analysis.tables import Tables
 from orchestrator.conclusion import answer
 from orchestrator.plan import Primary
 from orchestrator.plots.plot import draw_all
-from tests.orchestrator.made_tables import CONTEXTS, LAWS, Metric, tables
+from tests.orchestrator.made_tables import CONTEXTS, LAWS, MANY_LAWS, Metric, tables
 from tests.simulated_world import Law, SimulatedWorld, enveloped, measure_cells, plan_of
 
 NASTY = "<script>alert(1)</script>"
@@ -191,6 +191,41 @@ def test_a_world_with_known_laws_is_reported(tmp_path: Path) -> None:
     page = Page(render(built, tmp_path))
     assert "on a simulated processor" in page.text.lower()
     assert "transformer stops at 2048: out of memory" in page.text
+
+
+def test_long_tables_fold_and_the_headline_stays(tmp_path: Path) -> None:
+    metrics = [Metric(name, title=name, laws=MANY_LAWS) for name in ("train_step_time", "other")]
+    html = report.render(tables(metrics, contexts=(128, 512)), tmp_path)
+    folded = "".join(re.findall(r"<details>.*?</details>", html, re.DOTALL))
+    page, hidden = Page(html), Page(folded)
+    assert page.tags.count("details") == page.tags.count("summary")
+    assert "transformer (torch transformer) overtakes lstm" in page.text
+    assert "(primary)" in page.text and "(primary)" not in hidden.text
+    assert "Challenger" in hidden.text and "Local exponent" in hidden.text
+    (numbers,) = re.findall(r"<details open>.*?</details>", html, re.DOTALL)
+    first = re.findall(r'<th scope="row">(.*?)</th>', numbers)
+    assert first[:2] == ["lstm", "transformer"] and sorted(first) == sorted(MANY_LAWS)
+
+
+def test_short_tables_do_not_fold(page: Page) -> None:
+    assert "details" not in page.tags
+
+
+def test_every_label_is_told_with_its_family(tmp_path: Path) -> None:
+    html = report.render(tables(), tmp_path)
+    assert Page(html).text.count("recurrent network") == 2  # lstm and gru, in the fairness table
+    old = tables()
+    old = replace(old, cells=old.cells.drop_columns(["family"]))
+    assert "recurrent network" not in report.render(old, tmp_path)
+
+
+def test_families_are_those_of_the_plugins_at_hand() -> None:
+    laws = {name: Law(linear=1e-5) for name in ("lstm", "a_file_long_gone")}
+    cells = measure_cells(laws, [128, 256])
+    built = analysis.build(plan_of(cells), [])
+    rows = built.cells.select(["architecture", "family"]).to_pylist()
+    told = {row["architecture"]: row["family"] for row in rows}
+    assert told == {"lstm": "recurrent network", "a_file_long_gone": None}
 
 
 def test_needs_no_drawing_library() -> None:

@@ -17,6 +17,7 @@ from orchestrator.spec.load import MAX_FAULTS, validated
 from orchestrator.spec.schema import json_schema, schema_text
 from orchestrator.spec.strict_yaml import YamlFault, parse
 from tests.orchestrator.sweep_files import ABSENT, SWEEP, changed, faults, faults_of, load, write
+from workloads import plugins
 
 SWEEPS = sorted(Path("sweeps").glob("*.yaml"))
 PRIMARY = {"challenger": "transformer", "metric": "train_step_time"}
@@ -32,12 +33,24 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"rounds": 3}, "rounds: belongs under measure"),
     ({"seq_len": [3]}, "seq_len: belongs under measure or train"),
     ({"tune": {}}, "tune: is reserved: this version does not read it"),
-    ({"model.d_model": 64}, "model.d_model: is reserved: this version does not read it"),
+    ({"train.carry_state": True}, "train.carry_state: is reserved: this version does not read it"),
+    (
+        {"model.d_model": 64, "model.mlp": False},
+        (
+            "model.parameters: d_model alone decides the size where there is no mlp; leave one of "
+            "the two out"
+        ),
+    ),
+    (
+        {"model.parameters": ABSENT},
+        "model: needs parameters, or d_model, which then decides the size",
+    ),
+    ({"model.mlp": 0}, "model.mlp: must be true or false, not 0"),
     (
         {"architectures": ["lstm", "transfomer"]},
         (
             "architectures[1]: unknown architecture 'transfomer'. Did you mean "
-            "'transformer'? Known: gru, lstm, none, transformer"
+            f"'transformer'? Known: {', '.join(plugins.names('architectures'))}"
         ),
     ),
     ({"measure.seq_len": [64, -5]}, "measure.seq_len[1]: must be at least 1, not -5"),
@@ -113,7 +126,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         {"architectures": ["lstm", {"transformer": {"haeds": 2}}]},
         (
             "architectures[1].transformer.haeds: unknown option 'haeds'. Did you "
-            "mean 'heads'? Known: heads"
+            "mean 'heads' or 'kv_heads'? Known: heads, kv_heads, position, attention"
         ),
     ),
     (

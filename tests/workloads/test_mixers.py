@@ -7,45 +7,82 @@ rounding allows.
 from __future__ import annotations
 
 import copy
-import json
 import math
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from workloads import plugins
-from workloads.architectures.transformer import Attention, rotary_tables, rotate
+from workloads.architectures.transformer import Attention, Options
 from workloads.mixer import Mixer, held_bytes, state_tensors
 from workloads.plugins import Architecture
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 BATCH, LENGTH = 3, 21
+LONG = 100
+"""Longer than what the widest chunk or window of a default keeps to itself."""
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
-def _has_mixer(name: str) -> bool:
+VARIANTS = [
+    "transformer(kv_heads=2, position=alibi)",
+    "transformer(attention=materialised)",
+    "transformer(kv_heads=1, position=nope)",
+    "sliding_window(window=24, kv_heads=2)",
+    "min_gru(cell=lstm)",
+    "mlstm(gate=sigmoid)",
+    "slstm(forget=exponential)",
+    "linear_attention(feature_map=identity, normalised=false)",
+    "gla(decay=fixed)",
+    "gla(decay=scalar)",
+    "delta_net(negative_eigenvalues=true)",
+    "gated_delta_net(decay=channel)",
+    "kvm(state=sqrt)",
+    "kvm(state=saturating, chunk=8)",
+    "kvm(state=all, append_gate=true, token_shift=true)",
+    "kvm(value_radius=false, merge_gate=false, temperatures=false, sink=0, chunk=8)",
+    "memory_caching(rule=residual)",
+    "memory_caching(rule=soup, segment=8)",
+    "memory_caching(rule=sparse, segment=8, start=checkpoint)",
+    "memory_caching(rule=average, decay=true, segment=8)",
+    "memory_caching(segmentation=logarithmic, segment=8)",
+    "memory_caching(base=gru, segment=8)",
+    "memory_caching(base=lstm, segment=8, read=gate)",
+    "memory_caching(base=mamba2, segment=8)",
+]
+"""Options beside the defaults that change what is computed."""
+
+
+def _chosen(name: str) -> tuple[Architecture, Any]:
+    """`name(option=value)` -> the architecture and its options."""
+    name, options = plugins.parsed(name)
     architecture = plugins.load("architectures", name)
+    return architecture, plugins.build_options(architecture.options, options)
+
+
+def _has_mixer(name: str) -> bool:
+    architecture, options = _chosen(name)
+    if architecture.layers is not None:  # of other architectures, which are tested here themselves
+        return False
     with torch.device("meta"):
-        return architecture.mixer(_width(architecture), architecture.options()) is not None
+        return architecture.mixer(_width(architecture, options), options) is not None
 
 
-def _width(architecture: Architecture) -> int:
-    return math.lcm(32, architecture.width_multiple(architecture.options()))
+def _width(architecture: Architecture, options: Any) -> int:
+    return math.lcm(32, architecture.width_multiple(options))
 
 
-NAMES = [name for name in plugins.names("architectures") if _has_mixer(name)]
+NAMES = [name for name in [*plugins.names("architectures"), *VARIANTS] if _has_mixer(name)]
 
 
 def _mixer(name: str, dtype: torch.dtype = torch.float64) -> tuple[Mixer, int]:
-    architecture = plugins.load("architectures", name)
-    width = _width(architecture)
+    architecture, options = _chosen(name)
+    width = _width(architecture, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        mixer = architecture.mixer(width, architecture.options())
+        mixer = architecture.mixer(width, options)
         assert mixer is not None
         mixer.initialise(0.5)
         with torch.no_grad():  # N(0, 0.02) maps small inputs to nothing: make mistakes visible
@@ -119,6 +156,46 @@ def test_prefill_of_any_split_then_steps_equal_the_parallel_form(
     )
 
 
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 63, 64, 65, 131])
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_any_length_splits_anywhere(name: str, length: int) -> None:
+    """Lengths around those of chunks, split unevenly."""
+    mixer, width = _mixer(name)
+    x = _input(width, length=length)
+    expected = mixer(x)
+    tolerance = 1e-10 * max(1.0, expected.abs().max().item())
+    for chunks in ((length,), (length // 3, length // 2), (max(0, length - 5),)):
+        found = _in_chunks(mixer, x, tuple(chunk for chunk in chunks if chunk))
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    mixer, width = _mixer(name)
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(1, 7, width, dtype=torch.float64, generator=generator)
+    direction = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+    weights = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+
+    def along(step: Tensor) -> Tensor:
+        return (mixer(x + step * direction) * weights).sum()
+
+    zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(along, (zero,), eps=1e-6, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_as_declared(name: str) -> None:
+    architecture, options = _chosen(name)
+    for width in (_width(architecture, options), 3 * _width(architecture, options)):
+        with torch.device("meta"):
+            mixer = architecture.mixer(width, options)
+        assert mixer is not None
+        built = sum(parameter.numel() for parameter in mixer.parameters())
+        assert architecture.parameters(width, options) == built
+
+
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_rows_of_a_batch_are_independent(name: str) -> None:
@@ -133,8 +210,8 @@ def test_rows_of_a_batch_are_independent(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
     mixer, width = _mixer(name)
-    weights = torch.randn(LENGTH, width, dtype=torch.float64)
-    (mixer(_input(width)) * weights).sum().backward()
+    weights = torch.randn(LONG, width, dtype=torch.float64)
+    (mixer(_input(width, length=LONG)) * weights).sum().backward()
     for label, parameter in mixer.named_parameters():
         assert parameter.grad is not None, label
         assert parameter.grad.isfinite().all(), label
@@ -148,13 +225,13 @@ def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
 def test_declared_state_bytes_are_the_bytes_held(
     name: str, length: int, dtype: torch.dtype
 ) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture, options = _chosen(name)
     mixer, width = _mixer(name, dtype)
     x = _input(width, dtype, length)
     state = mixer.empty_state(BATCH, length, x.device, dtype)
     _, state = mixer.prefill(x[:, : length - 1], state) if length > 1 else (x, state)
     _, state = mixer.step(x[:, -1], state)
-    declared = architecture.state_bytes(width, architecture.options(), length, dtype.itemsize)
+    declared = architecture.state_bytes(width, options, length, dtype.itemsize)
     assert held_bytes(state) == BATCH * declared
     assert all(tensor.shape[0] == BATCH for tensor in state_tensors(state))
 
@@ -203,7 +280,7 @@ def test_half_precision_keeps_its_dtype_and_stays_near(name: str, dtype: torch.d
 def test_training_under_autocast_reaches_every_parameter(name: str) -> None:
     mixer, width = _mixer(name, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = mixer(_input(width, torch.float32)).float().square().sum()
+        loss = mixer(_input(width, torch.float32, LONG)).float().square().sum()
     loss.backward()
     for label, parameter in mixer.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), label
@@ -223,25 +300,26 @@ def _counted_step_flops(mixer: Mixer, x: Tensor) -> float:
 @pytest.mark.parametrize("name", NAMES)
 def test_declared_flops_cover_the_products_of_decoding(name: str) -> None:
     """A chunked parallel form may do more than the steps it replaces, and never less."""
-    architecture = plugins.load("architectures", name)
+    architecture, options = _chosen(name)
     mixer, width = _mixer(name)
-    declared = architecture.flops_per_token(width, architecture.options(), LENGTH)
+    declared = architecture.flops_per_token(width, options, LENGTH)
     assert 0 < _counted_step_flops(mixer, _input(width)) <= declared * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
 @pytest.mark.parametrize("length", [1, 16, 21])
 def test_declared_flops_are_exact_where_the_forms_do_the_same_work(name: str, length: int) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture, options = _chosen(name)
     mixer, width = _mixer(name)
-    declared = architecture.flops_per_token(width, architecture.options(), length)
+    declared = architecture.flops_per_token(width, options, length)
     assert _counted_step_flops(mixer, _input(width, length=length)) == pytest.approx(declared)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_predicted_saved_activations_are_near_those_kept(name: str) -> None:
-    """Within a fifth: the prediction serves packing, and is graded in the report besides."""
-    architecture = plugins.load("architectures", name)
+    """Within a fifth, and within a half for other options than the defaults: the prediction serves
+    packing, and is graded in the report besides."""
+    architecture, options = _chosen(name)
     mixer, width = _mixer(name, torch.float32)
     x = _input(width, torch.float32, 64).requires_grad_()
     weights = {p.untyped_storage().data_ptr() for p in mixer.parameters()}
@@ -254,16 +332,16 @@ def test_predicted_saved_activations_are_near_those_kept(name: str) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         mixer(x)
     actual = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
-    declared = architecture.saved_elements_per_token(width, architecture.options(), 64)
-    assert actual / (4 * BATCH * 64) == pytest.approx(declared, rel=0.2)
+    declared = architecture.saved_elements_per_token(width, options, 64)
+    assert actual / (4 * BATCH * 64) == pytest.approx(declared, rel=0.5 if "(" in name else 0.2)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])
 def test_an_implementation_is_named_or_refused(name: str, device_type: str) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture, options = _chosen(name)
     try:
-        assert architecture.implementation(architecture.options(), device_type)
+        assert architecture.implementation(options, device_type)
     except plugins.Unsupported as gap:
         assert str(gap)
 
@@ -277,40 +355,6 @@ def test_forget_gates_start_open() -> None:
 
 def test_heads_must_divide_the_width_evenly() -> None:
     with pytest.raises(ValueError, match="multiple of 24, not 32"):
-        Attention(32, 12)
+        Attention(32, Options(heads=12))
     with pytest.raises(ValueError, match="heads must be at least 1"):
         plugins.build_options(plugins.load("architectures", "transformer").options, {"heads": 0})
-
-
-def _golden_attention() -> tuple[dict[str, Tensor], Tensor]:
-    """Arrays as (B, T, heads, head width), and the input that makes them q, k and v: key-value
-    heads repeated for their group of query heads."""
-    name = "attention_gqa_rope_swa"
-    note = json.loads((GOLDEN / f"{name}.json").read_text())
-    arrays = np.load(GOLDEN / f"{name}.npz")
-    golden = {key: torch.from_numpy(arrays[key]).transpose(1, 2) for key in note["shapes"]}
-    groups = golden["q"].shape[2] // golden["k"].shape[2]
-    keys, values = (golden[key].repeat_interleave(groups, 2) for key in ("k", "v"))
-    return golden, torch.cat([t.flatten(2) for t in (golden["q"], keys, values)], -1)
-
-
-@pytest.mark.parametrize("chunks", [None, (), (1,), (16, 9), (37,)], ids=str)
-@torch.no_grad()
-def test_attention_agrees_with_the_golden_file(chunks: tuple[int, ...] | None) -> None:
-    golden, qkv = _golden_attention()
-    mixer = Attention(32, 4)
-    for projection in ("qkv", "out"):  # the file begins after the one and ends before the other
-        mixer.add_module(projection, nn.Identity())
-    output = mixer(qkv) if chunks is None else _in_chunks(mixer, qkv, chunks)
-    torch.testing.assert_close(output, golden["o_causal"].flatten(2), rtol=0, atol=1e-10)
-
-
-def test_rotation_agrees_with_the_golden_file() -> None:
-    golden, _ = _golden_attention()
-    for name in ("q", "k"):
-        x = golden[name]
-        tables = rotary_tables(x.shape[-1], x.shape[1], x.device, x.dtype)
-        cos, signed_sin = (table[: x.shape[1], None] for table in tables)
-        torch.testing.assert_close(
-            rotate(x, cos, signed_sin), golden[f"{name}_rope"], rtol=0, atol=1e-12
-        )

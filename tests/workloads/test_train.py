@@ -19,8 +19,8 @@ from workloads.check import check
 from workloads.events import Event, Facts
 from workloads.measurement import Measurement
 from workloads.model import Backbone, build
-from workloads.tasks.data import TaskData
-from workloads.train import Diverged, LossCurve, accumulate, adamw, schedule_of, train, windows
+from workloads.tasks.data import IGNORED, TaskData
+from workloads.train import Diverged, LossCurve, accumulate, adamw, schedule_of, train
 
 CPU = torch.device("cpu")
 Returned = TypeVar("Returned")
@@ -85,27 +85,27 @@ def test_at_one_seed_every_architecture_sees_the_same_text() -> None:
 
 
 def test_the_text_of_an_update_does_not_depend_on_the_updates_before() -> None:
-    schedule = schedule_of(train_cell())
-    drawn = [windows(DATA.train, schedule, seed=3, update=u) for u in (1, 2, 3)]
-    assert torch.equal(drawn[2], windows(DATA.train, schedule, seed=3, update=3))
-    assert not torch.equal(drawn[0], drawn[1])
+    drawn = [DATA.batch(2, 32, seed=3, update=u)[0] for u in (1, 2, 3)]
+    assert (drawn[2] == DATA.batch(2, 32, seed=3, update=3)[0]).all()
+    assert (drawn[0] != drawn[1]).any()
 
 
 def test_windows_are_stretches_of_the_text() -> None:
-    schedule = schedule_of(train_cell(tokens_per_update=320))
     text = DATA.train.tobytes()
-    drawn = windows(DATA.train, schedule, seed=0, update=1)
-    assert drawn.shape == (10, 33)
-    assert all(bytes(row.tolist()) in text for row in drawn)
+    inputs, targets = DATA.batch(10, 32, seed=0, update=1)
+    assert inputs.shape == targets.shape == (10, 32)
+    for row, following in zip(inputs.tolist(), targets.tolist(), strict=True):
+        assert bytes([row[0], *following]) in text and row[1:] == following[:-1]
 
 
 def test_micro_batches_add_up_to_the_whole_batch() -> None:
     cell = train_cell(architecture="transformer")
-    batch = windows(DATA.train, schedule_of(train_cell(tokens_per_update=224)), seed=0, update=1)
+    inputs, targets = map(torch.from_numpy, DATA.batch(7, 32, seed=0, update=1))
+    targets[::2, 5:20] = IGNORED  # as many in no two micro-batches
     found = []
     for micro_batch in (7, 3, 1):
         model = model_of(cell)
-        loss = accumulate(model, batch, micro_batch, "float32")
+        loss = accumulate(model, inputs, targets, micro_batch, "float32")
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         found.append((loss, torch.cat([g.flatten() for g in gradients])))
     for loss, gradient in found[1:]:

@@ -75,8 +75,10 @@ ARCHITECTURE = Architecture(
     version=1,
     options=Options,
     mixer=lambda d_model, options: Gru(d_model),
+    parameters=lambda d_model, options: 6 * d_model**2 + 6 * d_model,
     state_bytes=lambda d_model, options, seq_len, element_bytes: d_model * element_bytes,
     flops_per_token=lambda d_model, options, seq_len: 12.0 * d_model**2,
     saved_elements_per_token=lambda d_model, options, seq_len: 8.0 * d_model,
     implementation=_implementation,
+    family="recurrent network",
 )

@@ -85,8 +85,10 @@ ARCHITECTURE = Architecture(
     version=1,
     options=Options,
     mixer=lambda d_model, options: Lstm(d_model),
+    parameters=lambda d_model, options: 8 * d_model**2 + 8 * d_model,
     state_bytes=lambda d_model, options, seq_len, element_bytes: 2 * d_model * element_bytes,
     flops_per_token=lambda d_model, options, seq_len: 16.0 * d_model**2,
     saved_elements_per_token=lambda d_model, options, seq_len: 17.2 * d_model,
     implementation=_implementation,
+    family="recurrent network",
 )

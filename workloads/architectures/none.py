@@ -25,9 +25,11 @@ ARCHITECTURE = Architecture(
     version=1,
     options=Options,
     mixer=lambda d_model, options: None,
+    parameters=lambda d_model, options: 0,
     state_bytes=lambda d_model, options, seq_len, element_bytes: 0,
     flops_per_token=lambda d_model, options, seq_len: 0.0,
     saved_elements_per_token=lambda d_model, options, seq_len: 0.0,
     implementation=lambda options, device_type: "no mixer",
     matched=False,
+    family="shell",
 )

@@ -15,13 +15,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workloads.cell import Scalar
 
+IGNORED = -100
+"""The target of a position that is not scored."""
 DATA_SCHEMA = 1
 _DESCRIPTION = "data.json"
 _ARRAYS = ("train", "validation", "train_documents", "validation_documents", "token_bytes")
@@ -29,9 +31,33 @@ _ARRAYS = ("train", "validation", "train_documents", "validation_documents", "to
 Tokens = NDArray[np.unsignedinteger[Any]]
 
 
+class TrainingData(Protocol):
+    """What a model learns from. `facts` say source and licence."""
+
+    @property
+    def facts(self) -> Mapping[str, Scalar]: ...
+
+    def batch(
+        self, sequences: int, seq_len: int, *, seed: int, update: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Inputs and targets of one update, each (sequences, seq_len); a target that is IGNORED is
+        not scored. Depends on the arguments alone: neither on the architecture nor on what was
+        drawn before.
+
+        Raises:
+            ValueError: there is nothing of that length.
+        """
+        ...
+
+
+def generator_of(seed: int, update: int) -> np.random.Generator:
+    """The random numbers of one update (Philox, a counter per update)."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, update]))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
-    """Token streams of a task.
+    """Token streams of a task, which is to predict the next token.
 
     `train` and `validation` are one-dimensional token ids; `train_documents` and
     `validation_documents` are the positions at which their documents begin. `token_bytes[id]` is
@@ -44,6 +70,18 @@ class TaskData:
     validation_documents: NDArray[np.int64]
     token_bytes: NDArray[np.int32]
     facts: Mapping[str, Scalar]
+
+    def batch(
+        self, sequences: int, seq_len: int, *, seed: int, update: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Windows of the text, drawn uniformly; every next token is a target."""
+        if len(self.train) <= seq_len:
+            raise ValueError(
+                f"seq_len: {seq_len} is longer than the text, {len(self.train)} tokens"
+            )
+        starts = generator_of(seed, update).integers(0, len(self.train) - seq_len, size=sequences)
+        windows = self.train[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+        return windows[:, :-1].copy(), windows[:, 1:].copy()
 
 
 class DamagedData(ValueError):

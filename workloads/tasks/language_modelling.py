@@ -148,7 +148,8 @@ def scored_targets(trained: TrainedModel) -> Tokens:
     """The validation text that is scored: its first `validation_tokens` targets, with the token
     before them."""
     options = build_options(Options, trained.cell.task_options)
-    return trained.data.validation[: options.validation_tokens + 1]
+    validation: Tokens = trained.data.validation
+    return validation[: options.validation_tokens + 1]
 
 
 def target_losses(trained: TrainedModel) -> NDArray[np.float64]:

@@ -49,6 +49,7 @@ ARCHITECTURE = Architecture(
     version=1,
     options=Options,
     mixer=lambda d_model, options: Ballast(options),
+    parameters=lambda d_model, options: 0,
     state_bytes=lambda d_model, options, seq_len, element_bytes: 0,
     flops_per_token=lambda d_model, options, seq_len: 0.0,
     saved_elements_per_token=lambda d_model, options, seq_len: 0.0,

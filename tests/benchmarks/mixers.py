@@ -1,0 +1,346 @@
+"""Every mixer beside the best form of it that a library runs on a CPU: one layer's training step,
+and decoding, in one process, interleaved.
+
+Training: forward and backward, gradients of inputs and parameters, of a layer 128 wide with 2 heads
+on 4 sequences, float32, one thread. Decoding: a step at batch 1 and 16, the mean of 16 steps after
+the context, in inference mode. A figure of a round is the fastest call in it; forms take turns,
+back and forth. A ratio is the rival's time over ours (1.20x: ours is faster): of the fastest
+rounds, in brackets of the median rounds. Before the timing outputs and gradients are compared.
+
+The share of the ceiling is the layer's declared FLOPs, three times forward, over its training
+step's time, of the rate that torch's product of two 1024 x 1024 matrices has reached so far; it is
+measured in every round. A library with its own matrix products (oneDNN in nn.LSTM) can be above it.
+
+    pip install transformers mambapy minGRU-pytorch fla-core
+    python -m tests.benchmarks.mixers [--contexts 128 256 512 1024] [--rounds 5] [--only NAME ...]
+
+Where fla can be imported, transformers asks it for GPU kernels: to compare with both, install fla
+apart (`pip install --target FOLDER --no-deps fla-core`) and set FLA_FOLDER=FOLDER/fla.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import gc
+import itertools
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tests.benchmarks.rivals import (
+    BATCH,
+    HEADS,
+    RIVALS,
+    WIDTH,
+    Decoder,
+    Layer,
+    Rival,
+)
+from workloads import plugins
+from workloads.plugins import Architecture
+
+SKIPPED = ("none", "hybrid", "stacked_rnn")
+"""No mixer, or the others' modules again."""
+DECODED = (1, 16)
+TRAINING_SECONDS, DECODING_SECONDS = 0.1, 0.02
+"""What a round gives one form, at least one call."""
+TURNS = 4
+"""Parts of a round, in each of which every form has its turn: what else runs here meets all."""
+TOLERANCE = 1e-3
+GEMM, GEMM_SECONDS = 1024, 0.05
+
+Sample = Callable[[], float]
+"""Runs a form once; the seconds of it."""
+
+
+@dataclass(slots=True)
+class Form:
+    """Something timed, and its fastest call in each round."""
+
+    sample: Sample
+    seconds: float
+    rounds: list[float] = field(default_factory=list)
+    spent: float = 0.0
+
+    def begin_round(self) -> None:
+        self.rounds.append(math.inf)
+        self.spent = 0.0
+
+    def turn(self) -> None:
+        """A part of the round's time, or one call; nothing once the time is spent."""
+        end = self.spent + self.seconds / TURNS
+        while self.spent < min(end, self.seconds):
+            start = time.perf_counter()
+            self.rounds[-1] = min(self.rounds[-1], self.sample())
+            self.spent += time.perf_counter() - start
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """Ours and the rival's form of the same work; `different` where they disagree."""
+
+    ours: Form
+    rival: Form
+    different: str = ""
+
+    def ratio(self) -> float:
+        return min(self.rival.rounds) / min(self.ours.rounds)
+
+    def median_ratio(self) -> float:
+        return statistics.median(self.rival.rounds) / statistics.median(self.ours.rounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    architecture: str
+    rival: str
+    context: int
+    work: str
+    ratio: float
+    median: float
+
+
+def training_form(
+    forward: Callable[..., Tensor], leaves: Sequence[Tensor], parameters: Sequence[Tensor]
+) -> tuple[Form, list[Tensor]]:
+    """The form, and the output and the leaves' gradients that it gives."""
+    inputs = [x.detach().clone().requires_grad_() for x in leaves]
+    wanted = [*inputs, *(p for p in parameters if p.requires_grad)]
+    output = forward(*inputs)
+    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
+    gradients = torch.autograd.grad(output, wanted, weight, allow_unused=True)
+    found = [torch.zeros(()) if x is None else x for x in gradients[: len(inputs)]]
+
+    def sample() -> float:
+        start = time.perf_counter()
+        torch.autograd.grad(forward(*inputs), wanted, weight, allow_unused=True)
+        return time.perf_counter() - start
+
+    return Form(sample, TRAINING_SECONDS), [output.detach(), *found]
+
+
+def decoding_form(
+    decoder: Decoder, tokens: Sequence[tuple[Tensor, ...]]
+) -> tuple[Form, list[Tensor]]:
+    """The form, and the outputs of its steps."""
+
+    @torch.inference_mode()
+    def decode() -> tuple[float, list[Tensor]]:
+        state, step, outputs = copy.deepcopy(decoder.state), decoder.step, []
+        start = time.perf_counter()
+        for token in tokens:
+            output, state = step(*token, state)
+            outputs.append(output)
+        return (time.perf_counter() - start) / len(tokens), outputs
+
+    return Form(lambda: decode()[0], DECODING_SECONDS), [torch.stack(decode()[1])]
+
+
+def difference(ours: list[Tensor], rivals: list[Tensor]) -> str:
+    """What differs by more than the tolerance, relative to its norm; empty where nothing does."""
+    names = ["output", *(f"gradient {i}" for i in range(len(ours) - 1))]
+    found = []
+    for name, one, other in zip(names, ours, rivals, strict=True):
+        if one.shape != other.shape:
+            found.append(f"{name} of shape {tuple(other.shape)}, ours {tuple(one.shape)}")
+            continue
+        error = float((one - other).norm() / one.norm())
+        if not error <= TOLERANCE:
+            found.append(f"{name} by {error:.0e}")
+    return ", ".join(found)
+
+
+class Contest:
+    """One architecture at one context: its layer's forms, and each rival's beside ours."""
+
+    def __init__(self, layer: Layer, rivals: Sequence[Rival], context: int) -> None:
+        self.notes: dict[str, str] = {}
+        self.product = product_form()
+        self.found: dict[tuple[str, str], Versus] = {}
+        x = layer.inputs(BATCH, context)
+        parameters = list(layer.mixer.parameters())
+        self.layer, own = {}, {}
+        self.layer["training"], own["training"] = training_form(layer.mixer, (x,), parameters)
+        for batch in DECODED:
+            decoder = Decoder(layer.after(batch, context), layer.mixer.step)
+            self.layer[f"decode {batch}"], own[f"decode {batch}"] = decoding_form(
+                decoder, layer.tokens(batch)
+            )
+        for rival in rivals:
+            try:
+                self._training(layer, rival, context, own["training"])
+                for batch in DECODED:
+                    self._decoding(layer, rival, context, batch, own[f"decode {batch}"])
+            except ImportError as error:
+                self.notes[rival.name] = f"not installed ({error})"
+            except Exception as error:  # whatever a library raises costs its own row alone
+                self.notes[rival.name] = f"failed: {type(error).__name__}: {error}"
+
+    def _training(self, layer: Layer, rival: Rival, context: int, own: list[Tensor]) -> None:
+        if rival.training is None:
+            return
+        case = rival.training(layer, context)
+        ours = self.layer["training"]
+        if case.ours is not None:
+            ours, own = training_form(case.ours, case.leaves, ())
+        form, theirs = training_form(case.rival, case.leaves, case.parameters)
+        self.found[rival.name, "training"] = Versus(ours, form, difference(own, theirs))
+
+    def _decoding(
+        self, layer: Layer, rival: Rival, context: int, batch: int, own: list[Tensor]
+    ) -> None:
+        if rival.decoding is None:
+            return
+        case = rival.decoding(layer, batch, context)
+        ours = self.layer[f"decode {batch}"]
+        if case.ours is not None:
+            ours, own = decoding_form(case.ours, case.tokens)
+        form, theirs = decoding_form(case.rival, case.tokens)
+        self.found[rival.name, f"decode {batch}"] = Versus(ours, form, difference(own, theirs))
+
+    def time(self, rounds: int) -> None:
+        """Every form in turn, `rounds` times, back and forth."""
+        pairs = itertools.chain.from_iterable((v.ours, v.rival) for v in self.found.values())
+        forms = {id(form): form for form in (self.product, *self.layer.values(), *pairs)}
+        order = list(forms.values())
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(rounds):
+                for form in order:
+                    form.begin_round()
+                for _ in range(TURNS):
+                    for form in order:
+                        form.turn()
+                    order.reverse()
+        finally:
+            gc.enable()
+
+
+def product_form() -> Form:
+    """The product whose rate is the ceiling."""
+    a, b, out = torch.randn(3, GEMM, GEMM)
+
+    def sample() -> float:
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        return time.perf_counter() - start
+
+    return Form(sample, GEMM_SECONDS)
+
+
+def built(architecture: Architecture) -> Layer:
+    names = {f.name for f in dataclasses.fields(architecture.options)}
+    options = plugins.build_options(
+        architecture.options, {"heads": HEADS} if "heads" in names else {}
+    )
+    torch.manual_seed(0)
+    mixer = architecture.mixer(WIDTH, options)
+    assert mixer is not None
+    mixer.initialise(2**-0.5)
+    return Layer(mixer, options)
+
+
+WORKS = ("training", *(f"decode {batch}" for batch in DECODED))
+HEADER = (
+    f"{'architecture':<17}{'rival':<19}{'T':>5} | {'layer':>8} {'ceiling':>7}"
+    f" | {'training: ours':>15} {'rival':>8} {'ratio':>16}"
+    + "".join(f" | {f'decode B{batch}: ours':>15} {'rival':>7} {'ratio':>16}" for batch in DECODED)
+)
+
+
+def row(
+    name: str, rival: str, context: int, share: float, contest: Contest, milliseconds: float
+) -> str:
+    text = f"{name:<17}{rival:<19}{context:>5} | {milliseconds:>8.2f} {share:>7.0%}"
+    for work in WORKS:
+        versus, digits = contest.found.get((rival, work)), 2 if work == "training" else 3
+        wide = 8 if work == "training" else 7
+        if versus is None:
+            own = "" if work == "training" else f"{min(contest.layer[work].rounds) * 1e3:.3f}"
+            text += f" | {own:>15} {'-':>{wide}} {'-':>16}"
+            continue
+        ours, other = (min(form.rounds) * 1e3 for form in (versus.ours, versus.rival))
+        ratio = f"{versus.ratio():.2f}x ({versus.median_ratio():.2f}x)"
+        text += f" | {ours:>15.{digits}f} {other:>{wide}.{digits}f} {ratio:>16}"
+    return text
+
+
+def compare(names: Sequence[str], contexts: Sequence[int], rounds: int) -> tuple[list[Result], int]:
+    """Prints the table; every ratio, and how many rows failed or differ."""
+    results, bad = [], 0
+    product = product_form()
+    rate = 2 * GEMM**3 / min(product.sample() for _ in range(20))
+    print(HEADER, "  (milliseconds)", flush=True)
+    for name in names:
+        architecture = plugins.load("architectures", name)
+        rivals = RIVALS.get(name, ())
+        for rival in rivals:
+            print(f"# {name}, {rival.name}: {rival.compared}")
+        for context in contexts:
+            layer = built(architecture)
+            contest = Contest(layer, rivals, context)
+            contest.time(rounds)
+            rate = max(rate, 2 * GEMM**3 / min(contest.product.rounds))
+            seconds = min(contest.layer["training"].rounds)
+            forward = architecture.flops_per_token(WIDTH, layer.options, context)
+            share = 3 * forward * BATCH * context / seconds / rate
+            for label in [rival.name for rival in rivals] or ["none"]:
+                print(row(name, label, context, share, contest, seconds * 1e3), flush=True)
+                if note := contest.notes.get(label):
+                    print(f"  ! {name}, {label}: {note}")
+                    bad += note.startswith("failed")
+            for (label, work), versus in contest.found.items():
+                if versus.different:
+                    print(f"  ! {name}, {label}, {work}: differs from ours: {versus.different}")
+                    bad += 1
+                results.append(
+                    Result(name, label, context, work, versus.ratio(), versus.median_ratio())
+                )
+    print(f"measured ceiling: {rate / 1e9:.1f} GFLOP/s, float32, one thread")
+    return results, bad
+
+
+def summarise(results: Sequence[Result]) -> None:
+    print("geometric means of rival / ours (in brackets of the medians):")
+    for work in WORKS:
+        some = [r for r in results if r.work == work]
+        if some:
+            mean = statistics.geometric_mean(r.ratio for r in some)
+            median = statistics.geometric_mean(r.median for r in some)
+            print(f"  {work:<10} {mean:.2f}x ({median:.2f}x) of {len(some)} rows")
+            for name in sorted({(r.architecture, r.rival) for r in some}):
+                own = [r.ratio for r in some if (r.architecture, r.rival) == name]
+                print(f"    {name[0]:<17}{name[1]:<19} {statistics.geometric_mean(own):.2f}x")
+    misses = [r for r in results if r.ratio < 1]
+    print(f"slower than the rival: {len(misses)} of {len(results)}")
+    for r in sorted(misses, key=lambda r: r.ratio):
+        where = f"{r.architecture}, {r.rival}, T {r.context}, {r.work}"
+        print(f"  {where}: {r.ratio:.2f}x ({r.median:.2f}x)")
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = [name for name in plugins.names("architectures") if name not in SKIPPED]
+    arguments.add_argument("--contexts", type=int, nargs="+", default=[128, 256, 512, 1024])
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--only", nargs="+", metavar="NAME", choices=known, default=known)
+    asked = arguments.parse_args()
+    torch.set_num_threads(1)
+    results, bad = compare(asked.only, asked.contexts, asked.rounds)
+    summarise(results)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Several mixers in one stack, layer by layer, as a repeated pattern.
+
+Idea: a few layers of attention among recurrent ones recall exactly, while the recurrent ones carry
+the rest at a constant state; so the cost in memory is that of the attention layers alone. Papers:
+Lieber et al. 2024, "Jamba"; Waleffe et al. 2024, "An Empirical Study of Mamba-based Language
+Models", who find one attention layer in eight enough. Time, memory and state of a token are the sum
+of its layers'.
+
+`pattern` names the architecture of each layer from the bottom up and is repeated to the model's
+depth; a member's options stand in brackets, as in `sliding_window(window=64)`. All members share
+one d_model, so the parameters are matched for the stack as a whole. Kernels: those of its members.
+Nothing is left out; members that cross layers (a shared attention block, as in Zamba) are not
+expressible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from workloads import plugins
+from workloads.cell import Scalar
+from workloads.plugins import Architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """pattern: the architecture of each layer, from the bottom up, repeated to the depth."""
+
+    pattern: tuple[str, ...] = ("mamba2", "mamba2", "transformer")
+
+    def __post_init__(self) -> None:
+        if not self.pattern:
+            raise ValueError("pattern is empty; name the architecture of at least one layer")
+        for member in self.pattern:
+            name, options = plugins.parsed(member)
+            architecture = plugins.load("architectures", name)
+            if architecture.layers is not None or not (architecture.residual and _mixes(name)):
+                raise ValueError(f"pattern: {name!r} is no mixer that can be one layer of a stack")
+            plugins.build_options(architecture.options, options)
+
+
+def _mixes(name: str) -> bool:
+    return plugins.load("architectures", name).matched
+
+
+def _width_multiple(options: Options) -> int:
+    multiples = []
+    for name, given in map(plugins.parsed, options.pattern):
+        architecture = plugins.load("architectures", name)
+        built = plugins.build_options(architecture.options, given)
+        multiples.append(architecture.width_multiple(built))
+    return math.lcm(*multiples)
+
+
+def _layers(options: Options, num_layers: int) -> Sequence[tuple[str, Mapping[str, Scalar]]]:
+    return [plugins.parsed(options.pattern[i % len(options.pattern)]) for i in range(num_layers)]
+
+
+def _implementation(options: Options, device_type: str) -> str:
+    found: dict[str, None] = {}
+    for member in options.pattern:
+        name, given = plugins.parsed(member)
+        architecture = plugins.load("architectures", name)
+        built = plugins.build_options(architecture.options, given)
+        found[architecture.implementation(built, device_type)] = None
+    return " + ".join(found)
+
+
+def _of_its_layers(*arguments: Any) -> NoReturn:
+    raise TypeError("a hybrid has no mixer of its own; ask its layers")
+
+
+ARCHITECTURE = Architecture(
+    title="hybrid",
+    version=1,
+    options=Options,
+    mixer=_of_its_layers,
+    parameters=_of_its_layers,
+    state_bytes=_of_its_layers,
+    flops_per_token=_of_its_layers,
+    saved_elements_per_token=_of_its_layers,
+    implementation=_implementation,
+    width_multiple=_width_multiple,
+    layers=_layers,
+    family="hybrid",
+)

@@ -1,0 +1,122 @@
+"""fla's Triton kernels for the delta rule, and what all kernels of its family share: their limits,
+and the check before the first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workloads.ops import backends
+from workloads.plugins import Unsupported
+
+Form = Callable[..., tuple[Tensor, Tensor]]
+
+MAX_WIDTH = 256
+"""The widest key that the kernels of this family take, channels a head."""
+_KERNELS = {
+    "none": "fla.ops.delta_rule:chunk_delta_rule",
+    "head": "fla.ops.gated_delta_rule:chunk_gated_delta_rule",
+    "channel": "fla.ops.kda:chunk_kda",
+}
+_refused: dict[str, str] = {}
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast on x's device, where that device has any: gates and state keep float32."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
+def check_width(name: str, k: Tensor) -> None:
+    """Raises Unsupported where a head's keys are too wide for the kernel."""
+    if k.shape[-1] > MAX_WIDTH:
+        raise Unsupported(
+            f"{name} takes keys of at most {MAX_WIDTH} channels a head, not {k.shape[-1]}"
+        )
+
+
+def check_agreement(
+    name: str,
+    fast: Form,
+    own: Form,
+    small_inputs: Callable[[torch.device, torch.dtype], Sequence[Tensor]],
+    v: Tensor,
+) -> None:
+    """`backends.check_once`, where a kernel that refuses this device or this Triton says so as
+    Unsupported, then and ever after: fla's guard against wrong gradients names the version that
+    mends it."""
+    if name in _refused:
+        raise Unsupported(_refused[name])
+    try:
+        with full_precision(v):
+            backends.check_once(name, fast, own, small_inputs, v.device, v.dtype)
+    except RuntimeError as error:
+        if "Triton" not in str(error):
+            raise
+        _refused[name] = f"{name}: {error}"
+        raise Unsupported(_refused[name]) from error
+
+
+def fused(
+    own: Form,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor,
+    scale: float,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`gated_delta_rule` in v's dtype, with decays and state in float32. `own` is the form that the
+    kernel is checked against: q, k, v, beta and the decay, if any -> output and last state."""
+    kind = "none" if log_decay is None else "head" if log_decay.ndim == 3 else "channel"
+    name = _KERNELS[kind]
+    check_width(name, k)
+    if kind == "none" and v.dtype == torch.float32:
+        raise Unsupported(f"{name} refuses float32; bfloat16 runs")
+    kernel = backends.kernel(name)
+
+    def fast(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        beta: Tensor,
+        gate: Tensor | None = None,
+        state: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        output, last = kernel(
+            q=q.to(v.dtype),
+            k=k.to(v.dtype),
+            v=v,
+            beta=beta.to(v.dtype),
+            **({} if gate is None else {"g": gate.float()}),
+            scale=scale,
+            initial_state=None if state is None else state.float(),
+            output_final_state=True,
+        )
+        return output, last
+
+    check_agreement(name, fast, own, partial(_small_inputs, kind), v)
+    return fast(q, k, v, beta, log_decay, initial_state)
+
+
+def _small_inputs(kind: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Two rows of 80 tokens in two heads of width 32, in the order in which `own` takes them."""
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(2, 80, 2, *shape, generator=generator)
+
+    q, k = F.normalize(draw(32), dim=-1), F.normalize(draw(32), dim=-1)
+    inputs = [x.to(device, dtype) for x in (q, k, draw(32), draw().sigmoid())]
+    if kind != "none":
+        gate = draw(32) if kind == "channel" else draw()
+        inputs.append(F.logsigmoid(gate + 2).to(device))
+    return tuple(inputs)

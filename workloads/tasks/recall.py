@@ -1,0 +1,214 @@
+"""Multi-query associative recall: remember which value came with which key, and say it when asked.
+
+    input     k1 v1 k2 v2 k3 v3  0  k2  0  0  k1  0  k3  0     (3 facts, then queries in filler)
+    target    .  .  .  .  .  .   .  v2  .  .  v1  .  v3  .     (only queries are scored)
+
+Generated as in Arora et al. 2023, "Zoology", appendix: keys and values are distinct draws from two
+halves of the vocabulary; each key is asked once, and how long after the facts follows a power law,
+so that most queries come soon. The value never stands after its query. Nothing is downloaded and no
+example is ever repeated: training draws afresh at every update, the test set from numbers of its
+own. No licence applies.
+
+A model that guesses among the values it has seen is right in 1 / facts of the cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from workloads.cell import Scalar
+from workloads.plugins import Evaluation, Metric, Task, build_options
+from workloads.tasks.data import IGNORED, generator_of
+from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, autocast
+
+SOLVED = 0.95
+"""Accuracy from which a seed counts as having solved the task."""
+_TEST_SEED = 2**63
+"""Test examples come from numbers that no training seed has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """vocab_size: tokens, of which 0 is filler, the lower half keys, the upper half values.
+
+    facts: key-value pairs in a sequence, at most a quarter of its length. power: of the law of the
+    distance between facts and query; 1 is uniform. noise: fill with random tokens instead of 0.
+    test_sequences: how many are scored.
+    """
+
+    vocab_size: int = 256
+    facts: int = 8
+    power: float = 0.01
+    noise: bool = False
+    test_sequences: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.facts < 1 or self.test_sequences < 1 or self.power <= 0:
+            raise ValueError("facts, power and test_sequences must be positive")
+        if self.facts > self.vocab_size // 2 - 1:
+            raise ValueError(
+                f"facts: {self.facts} keys need a vocab_size of at least {2 * self.facts + 2}, "
+                f"not {self.vocab_size}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """Sequences made on demand."""
+
+    options: Options
+
+    @property
+    def facts(self) -> Mapping[str, Scalar]:
+        return {"data_source": "generated: multi-query associative recall", "data_licence": "none"}
+
+    def batch(
+        self, sequences: int, seq_len: int, *, seed: int, update: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return generate(self.options, sequences, seq_len, generator_of(seed, update))
+
+
+def generate(
+    options: Options, sequences: int, seq_len: int, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Inputs and targets, each (sequences, seq_len).
+
+    Raises:
+        ValueError: the length is odd, or too short for the facts and their queries.
+    """
+    facts, vocab_size = options.facts, options.vocab_size
+    if seq_len % 2 or 4 * facts > seq_len:
+        raise ValueError(
+            f"seq_len: {facts} facts need an even length of at least {4 * facts}, not {seq_len}"
+        )
+    half = vocab_size // 2
+    keys = 1 + _distinct(generator, sequences, half - 1, facts)
+    values = half + _distinct(generator, sequences, vocab_size - half, facts)
+    inputs = np.zeros((sequences, seq_len), dtype=np.int64)
+    inputs[:, 0 : 2 * facts : 2] = keys
+    inputs[:, 1 : 2 * facts : 2] = values
+    queries = 2 * facts + 2 * _slots(options, sequences, seq_len, generator)
+    rows = np.arange(sequences)[:, None]
+    inputs[rows, queries] = keys
+    targets = np.full_like(inputs, IGNORED)
+    targets[rows, queries] = values
+    if options.noise:
+        filler = inputs == 0
+        inputs[filler] = generator.integers(0, vocab_size, filler.sum())
+    return inputs, targets
+
+
+def _distinct(
+    generator: np.random.Generator, rows: int, among: int, count: int
+) -> NDArray[np.int64]:
+    """(rows, count) numbers below `among`, distinct in each row, in random order."""
+    return np.argsort(generator.random((rows, among)), axis=1)[:, :count].astype(np.int64)
+
+
+def _slots(
+    options: Options, rows: int, seq_len: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """(rows, facts) distinct places for queries, place s with weight (s + 1)^(power - 1): the
+    largest of log-weight plus Gumbel noise, in falling order, which draws without replacement."""
+    places = (seq_len - 2 * options.facts) // 2
+    weight = (options.power - 1) * np.log(np.arange(1, places + 1))
+    score = weight + generator.gumbel(size=(rows, places))
+    return np.argsort(-score, axis=1)[:, : options.facts].astype(np.int64)
+
+
+def _answers(trained: TrainedModel) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Whether each query of the test set was answered rightly, and how many tokens before it its
+    key stood; computed once."""
+    if "answers" not in trained.memo:
+        trained.memo["answers"] = _ask(trained)
+    answers: tuple[NDArray[np.bool_], NDArray[np.int64]] = trained.memo["answers"]
+    return answers
+
+
+@torch.inference_mode()
+def _ask(trained: TrainedModel) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    options = build_options(Options, trained.cell.task_options)
+    seq_len = trained.cell.seq_len
+    generator = np.random.Generator(np.random.Philox(key=_TEST_SEED))
+    inputs, targets = generate(options, options.test_sequences, seq_len, generator)
+    rows = max(1, MICRO_BATCH_TOKENS // seq_len)
+    said = []
+    for start in range(0, len(inputs), rows):
+        part = torch.from_numpy(inputs[start : start + rows]).to(trained.device)
+        with autocast(trained.cell.precision, trained.device):
+            said.append(trained.model(part).argmax(-1).cpu().numpy())
+    asked = targets != IGNORED
+    right = (np.concatenate(said) == targets)[asked]
+    return right, _distances(inputs, asked, options.facts)
+
+
+def _distances(
+    inputs: NDArray[np.int64], asked: NDArray[np.bool_], facts: int
+) -> NDArray[np.int64]:
+    """Tokens from each query back to its key among the facts."""
+    row, position = np.nonzero(asked)
+    keys = inputs[row, 0 : 2 * facts : 2]
+    fact = np.argmax(keys == inputs[row, position][:, None], axis=1)
+    return np.asarray(position - 2 * fact, dtype=np.int64)
+
+
+def _accuracy(trained: TrainedModel) -> Evaluation:
+    return Evaluation(samples=(float(_answers(trained)[0].mean()),))
+
+
+def _solved(trained: TrainedModel) -> Evaluation:
+    return Evaluation(samples=(float(_answers(trained)[0].mean() >= SOLVED),))
+
+
+def _accuracy_by_distance(trained: TrainedModel) -> Evaluation:
+    """Buckets of 1-2, 3-4, 5-8, 9-16, ... tokens between key and query; `at` is a bucket's
+    largest."""
+    right, distance = _answers(trained)
+    bucket = np.ceil(np.log2(distance)).astype(int)
+    found = np.unique(bucket)
+    return Evaluation(
+        samples=tuple(float(right[bucket == b].mean()) for b in found),
+        coordinate="distance",
+        at=tuple(float(distance[bucket == b].max()) for b in found),
+    )
+
+
+TASK = Task(
+    title="associative recall",
+    version=1,
+    options=Options,
+    token_unit=lambda options: "tokens",
+    vocab_size=lambda options: int(options.vocab_size),
+    prepare=lambda options, folder: Recall(options=options),
+    metrics={
+        "accuracy": Metric(
+            title="recall accuracy",
+            version=1,
+            unit="1",
+            better="greater",
+            scale="difference",
+            evaluate=_accuracy,
+        ),
+        "solved": Metric(
+            title=f"seeds that solve it (accuracy of {SOLVED} or more)",
+            version=1,
+            unit="1",
+            better="greater",
+            scale="difference",
+            evaluate=_solved,
+        ),
+        "accuracy_by_distance": Metric(
+            title="recall accuracy by tokens between fact and query",
+            version=1,
+            unit="1",
+            better="greater",
+            scale="difference",
+            evaluate=_accuracy_by_distance,
+        ),
+    },
+)
