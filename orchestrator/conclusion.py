@@ -11,6 +11,8 @@ from orchestrator.quantities import count, figures, percent, size, span
 
 Row = dict[str, Any]
 
+MOST_PAIRS = 4
+"""Pairs that an answer without a primary comparison tells of, those that cross first."""
 _STOPPED = {
     "out_of_memory": "ran out of memory",
     "timeout": "ran out of time",
@@ -35,7 +37,9 @@ def answer(tables: Tables) -> str:
     where = _where(tables, groups[0][0])
     if len(sentences) == 1:
         return f"{where} {sentences[0]}{_asides(tables, groups[0])}"
-    return f"{where} " + "; ".join(sentences) + "."
+    more = len(sentences) - MOST_PAIRS
+    rest = f"; of {more} pairs more the report tells" if more > 0 else ""
+    return f"{where} " + "; ".join(sentences[:MOST_PAIRS]) + f"{rest}."
 
 
 def _groups(tables: Tables, verdicts: list[Row]) -> list[list[Row]]:
@@ -47,7 +51,7 @@ def _groups(tables: Tables, verdicts: list[Row]) -> list[list[Row]]:
     for row in verdicts:
         if _block(row) == _block(verdicts[0]):
             found.setdefault(row["challenger"], []).append(row)
-    return list(found.values())
+    return sorted(found.values(), key=lambda rows: rows[0]["verdict"] != "crosses")
 
 
 def _block(row: Row) -> tuple[Any, ...]:

@@ -1,10 +1,15 @@
-"""Options of the whole suite."""
+"""Options of the whole suite, and one thread for its small products."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: threads that wait for each other over a few numbers take ten times as
+# long, and far longer on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workloads.ops import delta_rule_kernels as kernels
-from workloads.ops.delta_rule_kernels import full_precision
+from workloads.ops.precision import without_autocast
 
 Backend = Literal["torch", "fla"]
 
@@ -116,7 +116,7 @@ def delta_rule_step(
     """One token: q, k (B, H, Dk), v (B, H, Dv), log_decay None, (B, H) or (B, H, Dk), beta (B, H),
     state (B, H, Dk, Dv). Returns the output (B, H, Dv) in v's dtype, and a new state."""
     dtype = state.dtype
-    with full_precision(v):
+    with without_autocast(v):
         if log_decay is not None:
             decay = log_decay.to(dtype).exp()
             state = state * (decay[..., None, None] if decay.ndim == 2 else decay[..., None])
@@ -185,7 +185,7 @@ def _delta_rule(
             return _delta_rule(q, k, v, gate, beta, scale, None, "torch")
 
         return kernels.fused(own, q, k, v, log_decay, beta, scale, initial_state)
-    with full_precision(v):
+    with without_autocast(v):
         dtype = torch.promote_types(v.dtype, torch.float32)
         q, k, beta, values = q.to(dtype), k.to(dtype), beta.to(dtype), v.to(dtype)
         if initial_state is None:

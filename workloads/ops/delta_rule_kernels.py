@@ -4,7 +4,6 @@ and the check before the first use."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workloads.ops import backends
+from workloads.ops.precision import without_autocast
 from workloads.plugins import Unsupported
 
 Form = Callable[..., tuple[Tensor, Tensor]]
@@ -24,14 +24,6 @@ _KERNELS = {
     "channel": "fla.ops.kda:chunk_kda",
 }
 _refused: dict[str, str] = {}
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """No autocast on x's device, where that device has any: gates and state keep float32."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)
 
 
 def check_width(name: str, k: Tensor) -> None:
@@ -55,7 +47,7 @@ def check_agreement(
     if name in _refused:
         raise Unsupported(_refused[name])
     try:
-        with full_precision(v):
+        with without_autocast(v):
             backends.check_once(name, fast, own, small_inputs, v.device, v.dtype)
     except RuntimeError as error:
         if "Triton" not in str(error):

@@ -9,7 +9,6 @@ channel and token.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -24,6 +23,7 @@ from workloads.ops.gated_linear_chunks import (
     products_per_token,
     saved_per_token,
 )
+from workloads.ops.precision import without_autocast
 from workloads.plugins import Unsupported
 
 __all__ = [
@@ -62,7 +62,7 @@ def gated_linear_attention(
     """
     if backend == "fla":
         return _kernel(q, k, v, log_decay, scale, initial_state)
-    with _without_autocast(v):
+    with without_autocast(v):
         dtype = torch.promote_types(v.dtype, torch.float32)
         q, k, values = (x.to(dtype).transpose(1, 2) for x in (q, k, v))
         decay = None if log_decay is None else log_decay.to(dtype)
@@ -79,7 +79,7 @@ def gated_linear_attention_step(
 ) -> tuple[Tensor, Tensor]:
     """One token: the shapes of `gated_linear_attention` without T. Returns the output (B, H, Dv)
     and a new state; `state` is left as it was."""
-    with _without_autocast(v):
+    with without_autocast(v):
         dtype = torch.promote_types(v.dtype, torch.float32)
         if log_decay is not None:
             decay = log_decay.to(dtype).exp()
@@ -115,13 +115,6 @@ def gated_linear_attention_reference(
         state = g_t.exp()[..., None] * state + k_t[..., :, None] * v_t[..., None, :]
         outputs.append(scale * (q_t[..., :, None] * state).sum(-2))
     return torch.stack(outputs, 1), state
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)
 
 
 _KINDS = {

@@ -16,7 +16,6 @@ exponentials of a difference to that maximum, so none is above 1.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workloads.ops.gated_linear import chunk_length
+from workloads.ops.precision import without_autocast
 
 EPS = 1e-6
 """Added to the denominator."""
@@ -88,7 +88,7 @@ def mlstm(
     is at least 1. Returns the outputs (B, T, H, Dv) in v's dtype and the memory after the last
     token.
     """
-    with _full_precision(v):
+    with without_autocast(v):
         dtype = torch.promote_types(v.dtype, torch.float32)
         length = v.shape[1]
         count, chunk = _chunks(length, k.shape[3], v.shape[3])
@@ -111,7 +111,7 @@ def mlstm_step(
 ) -> tuple[Tensor, Memory]:
     """One token: the shapes of `mlstm` without T. Returns the output (B, H, Dv) in v's dtype and a
     new memory; `state` is left as it was."""
-    with _full_precision(v):
+    with without_autocast(v):
         dtype = torch.promote_types(v.dtype, torch.float32)
         read, key, value, gate = (x.to(dtype) for x in (q * scale, k, v, i))
         decayed = F.logsigmoid(f.to(dtype)) + state.scale
@@ -215,11 +215,3 @@ def _in_chunks(x: Tensor, count: int, chunk: int, filling: float = 0.0) -> Tenso
     if missing:
         x = F.pad(x, (0, 0, 0, missing), value=filling)
     return x.contiguous().view(*x.shape[:2], count, chunk, x.shape[3])
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """No autocast: gates and memory keep float32."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)

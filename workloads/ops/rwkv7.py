@@ -24,7 +24,8 @@ from torch import Tensor
 
 from workloads.ops import backends
 from workloads.ops.delta_rule import chunk_of, from_chunks, to_chunks
-from workloads.ops.delta_rule_kernels import check_agreement, check_width, full_precision
+from workloads.ops.delta_rule_kernels import check_agreement, check_width
+from workloads.ops.precision import without_autocast
 
 Backend = Literal["torch", "fla"]
 
@@ -62,7 +63,7 @@ def wkv7(
     """
     if backend == "fla":
         return _fused(r, w, k, v, a, b, scale, initial_state)
-    with full_precision(v):
+    with without_autocast(v):
         dtype = torch.promote_types(v.dtype, torch.float32)
         if initial_state is None:
             shape = (v.shape[0], v.shape[2], k.shape[-1], v.shape[-1])
@@ -86,7 +87,7 @@ def wkv7_step(
     """One token: r, w, k, a, b (B, H, Dk), v (B, H, Dv), state (B, H, Dk, Dv). Returns the output
     (B, H, Dv) in v's dtype, and a new state."""
     dtype = state.dtype
-    with full_precision(v):
+    with without_autocast(v):
         removed = a.to(dtype).unsqueeze(-2) @ state
         state = torch.addcmul(
             state * w.to(dtype).exp().unsqueeze(-1), b.to(dtype)[..., None], removed

@@ -21,13 +21,14 @@ a token; R's gradient is one product at the end.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from workloads.ops.precision import without_autocast
 
 Forget = Literal["exponential", "sigmoid"]
 
@@ -64,7 +65,7 @@ def slstm(
     recurrent: (H, D, 4 D), from h to the gates in the same order. T is at least 1. Returns the
     outputs (B, T, H, D) and the state after the last token, in x's dtype or float32, the wider.
     """
-    with _full_precision(x):
+    with without_autocast(x):
         dtype = torch.promote_types(x.dtype, torch.float32)
         batch, _, heads, _, width = x.shape
         if initial_state is None:
@@ -82,7 +83,7 @@ def slstm(
 
 def slstm_step(x: Tensor, recurrent: Tensor, *, forget: Forget, state: Cell) -> tuple[Tensor, Cell]:
     """One token: x (B, H, 4, D). Returns the output (B, H, D) and a new state."""
-    with _full_precision(x):
+    with without_autocast(x):
         dtype = torch.promote_types(x.dtype, torch.float32)
         mixed = torch.bmm(state.hidden.transpose(0, 1), recurrent.to(dtype)).transpose(0, 1)
         z, i, f, o = (x.to(dtype) + _by_gate(mixed)).unbind(2)
@@ -184,7 +185,7 @@ class _Sequence(torch.autograd.Function):
     def backward(
         ctx: Any, dh: Tensor, dc: Tensor, dn: Tensor, _: Tensor
     ) -> tuple[Tensor | None, ...]:
-        with _full_precision(dh):
+        with without_autocast(dh):
             gates, decay, memory, hidden, recurrent, first = ctx.saved_tensors
             by_gate = _by_gate(gates)
             factors = _factors(by_gate, decay, memory, hidden)
@@ -260,11 +261,3 @@ def _places(memory: Tensor, length: int) -> Iterable[tuple[Tensor, ...]]:
     in the same place where `memory` has but one."""
     views = list(zip(*_parts(memory, (0, 2), (0, 1), (1, 2)), strict=True))
     return views if len(views) == length else views * length
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """No autocast: gates and state keep float32."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)

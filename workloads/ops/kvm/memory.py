@@ -8,7 +8,6 @@ absorbed, Q states, C tokens of a chunk, M rows.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workloads.ops.kvm.state import Cache, Learned, Method, memory_keys, route, scales, weighed
+from workloads.ops.precision import without_autocast
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ def remember(
     before = growth.covered(cache.length) if cache else 0
     rows = [growth.rows(before + i * growth.chunk) for i in range(chunks + 1)]
     shape = (batch, heads, chunks, growth.chunk, k.shape[-1])
-    with _without_autocast(k):
+    with without_autocast(k):
         keys = memory_keys(k, method, learned).reshape(shape)
         values = v.to(keys.dtype).reshape(shape)
         gates = None if gate is None else gate.to(keys.dtype).reshape(shape[:-1])
@@ -119,11 +119,3 @@ def _route_all(
             added = tokens if weights is None else tokens * weights[..., None]
             sums.scatter_add_(2, target[..., None].expand_as(added), added)
     return torch.stack(targets, 2), torch.stack(makes, 2)
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Sums and likenesses stay in float32; a device without autocast (meta) has none to leave."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)

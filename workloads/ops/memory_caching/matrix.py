@@ -19,7 +19,8 @@ from workloads.ops.gated_linear import gated_linear_attention
 from workloads.ops.memory_caching.cache import MatrixCache, store, stored
 from workloads.ops.memory_caching.counter import binary_counter, digits
 from workloads.ops.memory_caching.read import weighted_read
-from workloads.ops.memory_caching.weights import Caching, Layout, pool_keys, weigh, without_autocast
+from workloads.ops.memory_caching.weights import Caching, Layout, pool_keys, weigh
+from workloads.ops.precision import without_autocast
 
 
 def memory_caching(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from workloads.mixer import MixerState
-from workloads.ops.memory_caching.weights import Caching, Layout, pool_keys, weigh, without_autocast
+from workloads.ops.memory_caching.weights import Caching, Layout, pool_keys, weigh
+from workloads.ops.precision import without_autocast
 
 
 @dataclass(slots=True)

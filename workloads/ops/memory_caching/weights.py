@@ -9,7 +9,6 @@ is the running pool up to and including t, as the whole segment's would show wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,13 +52,6 @@ class Caching:
         """Cached memories that a context of `max_len` tokens can come to."""
         finished = max_len // self.segment
         return finished.bit_length() if self.logarithmic else finished
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Products in the dtypes given; the meta device knows no autocast."""
-    if x.device.type == "meta":
-        return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
 
 
 @dataclass(frozen=True, slots=True)
