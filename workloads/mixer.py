@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,13 @@ class MixerState:
 
 
 class Mixer(nn.Module, ABC):
-    """Maps (batch, seq_len, d_model) to the same shape; position t sees positions 0..t only."""
+    """Maps (batch, seq_len, d_model) to the same shape; position t sees positions 0..t only.
+
+    `undecayed` names parameters that hold rates, mixes or norms as matrices: weight decay would
+    pull them to a meaning of its own.
+    """
+
+    undecayed: ClassVar[tuple[str, ...]] = ()
 
     def initialise(self, residual_scale: float) -> None:
         """Draw the weights from torch's default CPU generator; runs once, before any cast or move.

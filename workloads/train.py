@@ -21,6 +21,7 @@ from torch import Tensor
 from workloads.cell import Cell
 from workloads.events import Facts, Progress
 from workloads.measurement import Measurement
+from workloads.mixer import Mixer
 from workloads.model import Backbone, ModelShape
 from workloads.plugins import Metric
 from workloads.tasks.data import IGNORED, TrainingData
@@ -102,12 +103,17 @@ class TrainedModel:
 
 
 def adamw(model: Backbone, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW in its fused form; weight decay on matrices, not on biases and norms."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    """AdamW in its fused form; weight decay on matrices, not on biases and norms, nor on what a
+    mixer keeps from it."""
+    kept = {
+        id(getattr(module, name))  # None where an option has left it out
+        for module in model.modules()
+        if isinstance(module, Mixer)
+        for name in module.undecayed
+    }
+    decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in kept]
+    free = [p for p in model.parameters() if p.ndim < 2 or id(p) in kept]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
 
 

@@ -142,6 +142,16 @@ def test_weights_decay_and_biases_and_norms_do_not() -> None:
     assert decayed["params"] and free["params"]
 
 
+@pytest.mark.parametrize("architecture", plugins.names("architectures"))
+def test_every_parameter_is_in_one_group_and_rates_do_not_decay(architecture: str) -> None:
+    model = model_of(train_cell(architecture=architecture, size=60_000))
+    decayed, free = (set(map(id, group["params"])) for group in adamw(model, 1e-3).param_groups)
+    assert not decayed & free and decayed | free == set(map(id, model.parameters()))
+    for module in model.modules():
+        for name in getattr(module, "undecayed", ()):
+            assert id(getattr(module, name)) in free or getattr(module, name) is None
+
+
 def test_training_learns_and_says_what_it_did() -> None:
     cell = train_cell(tokens=64 * 150, learning_rate=1e-2)
     events, trained = finished(train(cell, model_of(cell), DATA, CPU))

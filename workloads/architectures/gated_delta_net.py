@@ -77,6 +77,8 @@ class GatedDeltaState(MixerState):
 class GatedDeltaNet(Mixer):
     """Raises ValueError where d_model does not split into `heads` heads of 8 n channels."""
 
+    undecayed = ("A_log", "dt_bias")
+
     def __init__(self, d_model: int, options: Options) -> None:
         super().__init__()
         heads = options.heads

@@ -118,6 +118,8 @@ class Kvm(Mixer):
     """Raises ValueError where d_model does not split into heads of even width, wider than
     `rotary`."""
 
+    undecayed = ("shift",)
+
     def __init__(self, d_model: int, options: Options) -> None:
         super().__init__()
         multiple = _width_multiple(options)

@@ -65,6 +65,8 @@ class MambaState(MixerState):
 
 
 class Mamba(Mixer):
+    undecayed = ("log_rates",)
+
     def __init__(self, d_model: int, options: Options) -> None:
         super().__init__()
         inner = options.expand * d_model

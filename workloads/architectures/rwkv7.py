@@ -77,6 +77,8 @@ def ranks(d_model: int) -> tuple[int, int]:
 class Rwkv7(Mixer):
     """Raises ValueError where d_model does not split into `heads` heads of 8 n channels."""
 
+    undecayed = ("mix", "bonus", "norm_weight", "norm_bias")
+
     def __init__(self, d_model: int, options: Options) -> None:
         super().__init__()
         heads = options.heads
