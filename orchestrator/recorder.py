@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ MAX_STARTS = 3
 """How often the process is started before its records are left to the next command."""
 GRACE_SECONDS = 5.0
 """How much longer than asked an answer may take: what was begun is ended."""
+SEND_SECONDS = 10.0
+"""How long a process that does not listen may hold up who speaks to it."""
 FINISH_SECONDS = 300.0
 """How long the tables, plots and report may take to become artifacts."""
 
@@ -71,8 +74,11 @@ class Recorder:
     def start(self) -> None:
         """Begin to follow; returns at once."""
         with self._lock:
+            if self._ending:
+                return
             self._starts += 1
             ours, theirs = socket.socketpair()
+            ours.settimeout(SEND_SECONDS)
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "orchestrator.recorder", str(theirs.fileno())],
@@ -81,8 +87,10 @@ class Recorder:
                     # Ctrl-C is for the driver, which then ends us in order.
                     start_new_session=True,
                 )
+            # Before anyone else can say anything.
+            with contextlib.suppress(OSError):
+                ours.sendall(_line(asdict(self._subject)))
             self._socket = ours
-        self._send(asdict(self._subject))
         threading.Thread(target=self._listen, args=(ours,), daemon=True, name="recorder").start()
 
     def notify(self) -> None:
@@ -113,8 +121,8 @@ class Recorder:
 
     def stop(self) -> None:
         """End the process; what it has not recorded stays in the journal."""
-        self._ending = True
         with self._lock:
+            self._ending = True
             if self._socket is not None:
                 # Not only closed: the thread that listens holds it, too.
                 with contextlib.suppress(OSError):
@@ -147,7 +155,7 @@ class Recorder:
             # One that is dead is started again by the thread that listens, and reads everything.
             if self._socket is not None:
                 with contextlib.suppress(OSError):
-                    self._socket.sendall(json.dumps(message).encode() + b"\n")
+                    self._socket.sendall(_line(message))
 
     def _listen(self, connection: socket.socket) -> None:
         with connection:
@@ -179,7 +187,7 @@ def main() -> None:
 
     def say(message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
-            connection.sendall(json.dumps(message).encode() + b"\n")
+            connection.sendall(_line(message))
 
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_serve, args=(subject, requests, say), daemon=True).start()
@@ -192,18 +200,33 @@ def main() -> None:
 def _serve(
     subject: Subject, requests: queue.Queue[dict[str, Any]], say: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Answer requests in turn."""
+    """Answer requests in turn; a fault of ours ends the process, which is then started again."""
+    try:
+        _answer(subject, requests, say)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _answer(
+    subject: Subject, requests: queue.Queue[dict[str, Any]], say: Callable[[dict[str, Any]], None]
+) -> None:
     store, results = subject.store(), Path(subject.results)
     writer = StoreWriter(
         store, Journal(Path(subject.journal)), subject, results, lambda text: say({"warn": text})
     )
     writer.start()
+    closed = False
     while True:
         message = requests.get()
         if "close" in message:
             writer.close(message["close"])
+            closed = True
             say({"closed": True})
         elif "finish" in message:
+            if not closed:  # started anew for this alone, it still follows the journal
+                writer.close(FINISH_SECONDS / 2)
+                closed = True
             say({"finished": _finish(store, subject, message["finish"], results)})
         else:
             writer.notify()
@@ -217,11 +240,25 @@ def _finish(store: MlflowStore, subject: Subject, medians: Medians, results: Pat
     return None
 
 
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
 def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
     """JSON lines until the other end is gone."""
-    with contextlib.suppress(OSError), connection.makefile("rb") as lines:
-        for line in lines:
-            yield json.loads(line)
+    buffer = b""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            try:
+                chunk = connection.recv(1 << 16)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            if not chunk:
+                return
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            yield from map(json.loads, lines)
 
 
 if __name__ == "__main__":

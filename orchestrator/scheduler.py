@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import queue
 import signal
 import threading
@@ -137,7 +138,9 @@ def ray_started(cores: Sequence[int], address: str | None = None) -> Iterator[Ra
     with runtime.runtime_folder() as folder, warnings.catch_warnings():
         # Ray announces changes of its own defaults to whoever starts it.
         warnings.simplefilter("ignore", FutureWarning)
-        options: dict[str, Any] = {"address": address}
+        # A cluster's workers do not inherit where plug-ins lie.
+        plugins = {"WORKLOADS_PLUGINS": os.environ.get("WORKLOADS_PLUGINS", "")}
+        options: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": plugins}}
         if address is None:
             options = {
                 "num_cpus": len(cores),

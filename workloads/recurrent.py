@@ -3,9 +3,12 @@ that an NVIDIA GPU must have for them."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from workloads.ops.precision import without_autocast
 from workloads.plugins import Unsupported
 
 
@@ -20,10 +23,26 @@ def initialise(rnn: nn.RNNBase) -> None:
     nn.init.zeros_(b_hh)
 
 
+def run(rnn: nn.RNNBase, x: Tensor, state: Any = None) -> Any:
+    """The module over x (B, T, D) from `state`: its outputs and last state.
+
+    Under bfloat16 autocast torch runs cuDNN's recurrences in float16, whose gradients vanish
+    without loss scaling; here they then run in float32.
+    """
+    if not (x.is_cuda and torch.is_autocast_enabled("cuda")):
+        return rnn(x, state)
+    with without_autocast(x):
+        if isinstance(state, Tensor):
+            state = state.float()
+        elif state is not None:
+            state = tuple(part.float() for part in state)
+        return rnn(x.float(), state)
+
+
 def cudnn_kernel(module: str) -> str:
     """The implementation of a module (`torch.nn.LSTM`) on an accelerator. Raises Unsupported where
     torch has no cuDNN."""
     cudnn = torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
     if torch.version.cuda is not None and not cudnn:
         raise Unsupported(f"this torch is built without cuDNN, the fast kernel of {module}")
-    return f"{module} (cuDNN)"
+    return f"{module} (cuDNN, float32 under autocast)"

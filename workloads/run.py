@@ -169,6 +169,9 @@ def _train(cell: Cell, built: Built, device: torch.device, cache: Path) -> Itera
     except Diverged as error:
         yield from unmeasured(cell, cell.metrics, "diverged", str(error))
         return
+    except Unsupported as error:
+        yield from unmeasured(cell, cell.metrics, "unsupported", str(error))
+        return
     except (RuntimeError, MemoryError) as error:
         detail = _out_of_memory(error)
         if detail is None:
@@ -184,6 +187,8 @@ def _evaluated(trained: TrainedModel, name: str, metric: Metric) -> Measurement:
     assert metric.evaluate is not None
     try:
         found = metric.evaluate(trained)
+    except Unsupported as error:
+        return metric.measurement(name, reason="unsupported", detail=str(error))
     except (RuntimeError, MemoryError) as error:
         detail = _out_of_memory(error)
         if detail is None:

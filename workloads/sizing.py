@@ -162,11 +162,16 @@ def _shape(
 def _with_width(start: ModelShape, size: int, widths: Sequence[int]) -> ModelShape:
     """The MLP width that meets the size at the first d_model of `widths` that leaves the MLP at
     least half as wide. Raises CannotMatch."""
+    if not start.mlp_width:  # a width that the sweep fixed, and nothing that could move
+        if abs(parameters(start) - size) <= TOLERANCE * size:
+            return start
+        raise CannotMatch(
+            f"{size:,} parameters: {start.num_layers} layers of {start.architecture} at d_model "
+            f"{start.d_model} have {parameters(start):,}, and no MLP that could make up for it"
+        )
     for d_model in widths:
         shape = replace(start, d_model=d_model, mlp_width=1)
-        width = None
-        if start.mlp_width:
-            width = _solve_width(size, _fixed_parameters(shape), _parameters_per_width(shape))
+        width = _solve_width(size, _fixed_parameters(shape), _parameters_per_width(shape))
         if width is not None and 2 * width >= d_model:
             return replace(shape, mlp_width=width)
     smallest = replace(start, d_model=widths[-1], mlp_width=widths[-1] // 2)

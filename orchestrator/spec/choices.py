@@ -53,9 +53,12 @@ def chooser(family: ChosenFamily, *, labelled: bool) -> Callable[[Any], Choice]:
         if label is not None and (why := _label_fault(label, name)):
             faults.append(((name, "label"), why))
         options, wrong = _checked_options(family, name, given)
+        own = default_label(name, options)
+        if label is None and own in plugins.names("architectures") and own != name and labelled:
+            faults.append(((name,), f"{own!r} is an architecture of ours; give yours a `label:`"))
         if faults := [*faults, *wrong]:
             raise FaultsBelow(faults)
-        return Choice(name=name, options=options, label=label or default_label(name, options))
+        return Choice(name=name, options=options, label=label or own)
 
     return choose
 

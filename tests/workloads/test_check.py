@@ -68,7 +68,7 @@ def test_the_implementation_depends_on_the_device() -> None:
     on_cpu = check(replace(CELL, architecture="gru"))
     on_cuda = check(replace(CELL, architecture="gru", device="nvidia-h100-80gb-hbm3"))
     assert on_cpu.implementation == "torch.nn.GRU (ATen)"
-    assert on_cuda.implementation == "torch.nn.GRU (cuDNN)"
+    assert on_cuda.implementation == "torch.nn.GRU (cuDNN, float32 under autocast)"
 
 
 def test_a_missing_kernel_is_told_and_does_not_raise(

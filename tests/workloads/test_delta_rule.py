@@ -14,7 +14,7 @@ from workloads import plugins
 from workloads.architectures import delta_net, gated_delta_net
 from workloads.architectures.delta_net import DeltaNet
 from workloads.architectures.gated_delta_net import GatedDeltaNet
-from workloads.ops import backends, delta_rule_kernels, rwkv7
+from workloads.ops import backends, rwkv7
 from workloads.ops import delta_rule as rule
 from workloads.ops.delta_rule import CHUNK
 
@@ -229,7 +229,7 @@ def test_kernels_refuse_what_they_cannot_do() -> None:
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(backends, "_checked", set())
-    monkeypatch.setattr(delta_rule_kernels, "_refused", {})
+    monkeypatch.setattr(backends, "refused", {})
     return monkeypatch
 
 

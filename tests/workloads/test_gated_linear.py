@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from workloads import plugins
 from workloads.architectures import gla, linear_attention
 from workloads.mixer import Mixer, held_bytes
-from workloads.ops import backends, gated_linear
+from workloads.ops import backends
 from workloads.ops.gated_linear import (
     gated_linear_attention,
     gated_linear_attention_reference,
@@ -224,7 +224,7 @@ class _Kernel:
 @pytest.fixture
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_checked", set())
-    monkeypatch.setattr(gated_linear, "_refused", {})
+    monkeypatch.setattr(backends, "refused", {})
 
 
 @pytest.mark.usefixtures("_fresh")

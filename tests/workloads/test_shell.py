@@ -159,6 +159,11 @@ def test_a_pattern_that_cannot_be_says_why(pattern: tuple[str, ...], why: str) -
         plugins.build_options(plugins.load("architectures", "hybrid").options, {"pattern": pattern})
 
 
+def test_a_model_without_room_for_the_whole_pattern_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 layers do not fit into a model of 2"):
+        plugins.stack("hybrid", {"pattern": ("gru", "gru", "transformer")}, 2)
+
+
 OWN = '''
 """Passes every token on."""
 from workloads import plugins

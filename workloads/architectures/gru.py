@@ -47,7 +47,7 @@ class Gru(Mixer):
         recurrent.initialise(self.rnn)
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.rnn(x)[0]
+        output: Tensor = recurrent.run(self.rnn, x)[0]
         return output
 
     def empty_state(
@@ -56,7 +56,7 @@ class Gru(Mixer):
         return GruState(torch.zeros((batch_size, self.d_model), device=device, dtype=dtype))
 
     def prefill(self, x: Tensor, state: GruState) -> tuple[Tensor, GruState]:
-        output, hidden = self.rnn(x, state.hidden[None])
+        output, hidden = recurrent.run(self.rnn, x, state.hidden[None])
         return output, GruState(hidden[0])
 
     def step(self, x: Tensor, state: GruState) -> tuple[Tensor, GruState]:

@@ -29,7 +29,7 @@ from workloads.plugins import Architecture
 class Options:
     """pattern: the architecture of each layer, from the bottom up, repeated to the depth."""
 
-    pattern: tuple[str, ...] = ("mamba2", "mamba2", "transformer")
+    pattern: tuple[str, ...] = ("mamba2", "transformer")
 
     def __post_init__(self) -> None:
         if not self.pattern:
@@ -56,6 +56,12 @@ def _width_multiple(options: Options) -> int:
 
 
 def _layers(options: Options, num_layers: int) -> Sequence[tuple[str, Mapping[str, Scalar]]]:
+    """Raises ValueError where the model is not deep enough for the whole pattern."""
+    if num_layers < len(options.pattern):
+        raise ValueError(
+            f"pattern: {len(options.pattern)} layers do not fit into a model of {num_layers}; "
+            "shorten the pattern, or raise num_layers"
+        )
     return [plugins.parsed(options.pattern[i % len(options.pattern)]) for i in range(num_layers)]
 
 

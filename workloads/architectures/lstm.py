@@ -52,7 +52,7 @@ class Lstm(Mixer):
             b_ih[self.d_model : 2 * self.d_model] = 1.0  # the gates' order is i, f, g, o
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.rnn(x)[0]
+        output: Tensor = recurrent.run(self.rnn, x)[0]
         return output
 
     def empty_state(
@@ -65,7 +65,7 @@ class Lstm(Mixer):
         )
 
     def prefill(self, x: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
-        output, (hidden, cell) = self.rnn(x, (state.hidden[None], state.cell[None]))
+        output, (hidden, cell) = recurrent.run(self.rnn, x, (state.hidden[None], state.cell[None]))
         return output, LstmState(hidden[0], cell[0])
 
     def step(self, x: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:

@@ -136,7 +136,7 @@ def attend_token(
         weights = (scores if bias is None else scores + bias).softmax(-1)
         mixed: Tensor = weights.to(values.dtype) @ values
     else:
-        with _decoding_kernels(q):
+        with decoding_kernels(q):
             mixed = F.scaled_dot_product_attention(rows, keys, values, attn_mask=bias)
     return mixed.reshape(batch, heads, width)
 
@@ -201,7 +201,7 @@ def sdpa(
     ).transpose(1, 2)
 
 
-def _decoding_kernels(x: Tensor) -> AbstractContextManager[None]:
+def decoding_kernels(x: Tensor) -> AbstractContextManager[None]:
     """On an NVIDIA GPU, torch's choice without cuDNN: that plans anew for every cache length, which
     is every token (tens of milliseconds each, on an H100 with torch 2.11)."""
     return sdpa_kernel(_NOT_CUDNN) if x.is_cuda else nullcontext()

@@ -8,7 +8,8 @@ state out. Each has up to three backends.
 - `torch`: chunked matrix products in plain torch; what a CPU runs.
 - `fla`: the Triton kernels of `fla-core` (the extra `gpu`); what an NVIDIA GPU runs. A cell whose
   kernel is missing is `unsupported`, never run on the slow form. Each kernel is compared with the
-  torch form, outputs and gradients, on a small input before its first use in a process.
+  torch form, outputs and (where it trains) gradients, on a small input before its first use in a
+  process. Decoding steps are plain torch on every device.
 """
 
 from __future__ import annotations
@@ -21,13 +22,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workloads.ops.precision import without_autocast
 from workloads.plugins import Unsupported
 
+Form = Callable[..., tuple[Tensor, Tensor]]
+"""An op with all but its tensors settled: tensors in, output and final state out."""
+SmallInputs = Callable[[torch.device, torch.dtype], Sequence[Tensor]]
 _KERNEL_PACKAGE = "fla-core"
 _MEND = "install the extra `gpu` (pip install 'sequence-sweep-orchestrator[gpu]')"
 _TOLERANCE = 2e-2
 """Relative norm within which a kernel in bfloat16 agrees with our own form in float32."""
-_checked: set[tuple[str, torch.device, torch.dtype]] = set()
+_checked: set[tuple[object, ...]] = set()
+refused: dict[tuple[object, ...], str] = {}
+"""What a kernel said when it refused this device or this Triton."""
 
 
 def implementation(own: str, kernel: str, device_type: str) -> str:
@@ -57,28 +64,42 @@ def kernel(path: str) -> Any:
         raise Unsupported(f"{path}: {error}; {_MEND}") from error
 
 
-def check_once(
-    name: str,
-    fast: Callable[..., tuple[Tensor, Tensor]],
-    own: Callable[..., tuple[Tensor, Tensor]],
-    small_inputs: Callable[[torch.device, torch.dtype], Sequence[Tensor]],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> None:
-    """Compare a kernel with our own form on a small input, the first time in this process: outputs,
-    final state, and the gradients of every input.
+def check_once(name: str, fast: Form, own: Form, small_inputs: SmallInputs, like: Tensor) -> None:
+    """Compare a kernel with our own form on a small input in the dtype and on the device of `like`,
+    the first time in this process: outputs and final state and, where gradients are wanted, those
+    of every input.
 
     Raises:
+        Unsupported: the kernel refuses this device or this Triton (fla's guard against wrong
+        gradients names the version that mends it); again at every later call.
         RuntimeError: they differ by more than a relative norm of 2 %; names what differs.
     """
-    key = (name, device, dtype)
+    gradients = torch.is_grad_enabled()
+    key = (name, like.device, like.dtype, gradients)
+    if key in refused:
+        raise Unsupported(refused[key])
     if key in _checked:
         return
-    with torch.enable_grad(), torch.inference_mode(False):
+    try:
+        with without_autocast(like):
+            _compare(name, fast, own, small_inputs, like, gradients)
+    except RuntimeError as error:
+        if "Triton" not in str(error):
+            raise
+        refused[key] = f"{name}: {error}"
+        raise Unsupported(refused[key]) from error
+    _checked.add(key)
+
+
+def _compare(
+    name: str, fast: Form, own: Form, small_inputs: SmallInputs, like: Tensor, gradients: bool
+) -> None:
+    device, dtype = like.device, like.dtype
+    with torch.set_grad_enabled(gradients), torch.inference_mode(False):
         inputs = [x.detach() for x in small_inputs(device, dtype)]
-        found = _with_gradients(fast, inputs)
-        expected = _with_gradients(own, [x.float() for x in inputs])
-    for what, one, other in zip(_names(len(inputs)), found, expected, strict=True):
+        found = _results(fast, inputs, gradients)
+        expected = _results(own, [x.float() for x in inputs], gradients)
+    for what, one, other in zip(_names(len(found)), found, expected, strict=True):
         scale = other.norm().item() or 1.0
         error = (one.float() - other).norm().item() / scale
         if not error <= _TOLERANCE:
@@ -86,20 +107,20 @@ def check_once(
                 f"{name} disagrees with our own form: {what} by {error:.1e} of its norm "
                 f"({dtype}, {device}); it is not timed"
             )
-    _checked.add(key)
 
 
-def _with_gradients(
-    function: Callable[..., tuple[Tensor, Tensor]], inputs: Sequence[Tensor]
-) -> list[Tensor]:
+def _results(form: Form, inputs: Sequence[Tensor], gradients: bool) -> list[Tensor]:
+    """Output, final state and, where wanted, the gradient of each input."""
+    if not gradients:
+        return list(form(*inputs))
     leaves = [x.clone().requires_grad_() for x in inputs]
-    output, state = function(*leaves)
+    output, state = form(*leaves)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(output.shape, generator=generator).to(output)
     torch.autograd.backward((output * weight).sum())
-    gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
-    return [output.detach(), state.detach(), *gradients]
+    found = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
+    return [output.detach(), state.detach(), *found]
 
 
-def _names(inputs: int) -> list[str]:
-    return ["output", "final state", *(f"gradient of input {i}" for i in range(inputs))]
+def _names(results: int) -> list[str]:
+    return ["output", "final state", *(f"gradient of input {i}" for i in range(results - 2))]

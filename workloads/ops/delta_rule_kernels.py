@@ -3,7 +3,7 @@ and the check before the first use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workloads.ops import backends
-from workloads.ops.precision import without_autocast
 from workloads.plugins import Unsupported
 
 Form = Callable[..., tuple[Tensor, Tensor]]
@@ -23,7 +22,6 @@ _KERNELS = {
     "head": "fla.ops.gated_delta_rule:chunk_gated_delta_rule",
     "channel": "fla.ops.kda:chunk_kda",
 }
-_refused: dict[str, str] = {}
 
 
 def check_width(name: str, k: Tensor) -> None:
@@ -32,28 +30,6 @@ def check_width(name: str, k: Tensor) -> None:
         raise Unsupported(
             f"{name} takes keys of at most {MAX_WIDTH} channels a head, not {k.shape[-1]}"
         )
-
-
-def check_agreement(
-    name: str,
-    fast: Form,
-    own: Form,
-    small_inputs: Callable[[torch.device, torch.dtype], Sequence[Tensor]],
-    v: Tensor,
-) -> None:
-    """`backends.check_once`, where a kernel that refuses this device or this Triton says so as
-    Unsupported, then and ever after: fla's guard against wrong gradients names the version that
-    mends it."""
-    if name in _refused:
-        raise Unsupported(_refused[name])
-    try:
-        with without_autocast(v):
-            backends.check_once(name, fast, own, small_inputs, v.device, v.dtype)
-    except RuntimeError as error:
-        if "Triton" not in str(error):
-            raise
-        _refused[name] = f"{name}: {error}"
-        raise Unsupported(_refused[name]) from error
 
 
 def fused(
@@ -95,7 +71,7 @@ def fused(
         )
         return output, last
 
-    check_agreement(name, fast, own, partial(_small_inputs, kind), v)
+    backends.check_once(name, fast, own, partial(_small_inputs, kind), v)
     return fast(q, k, v, beta, log_decay, initial_state)
 
 

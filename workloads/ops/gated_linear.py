@@ -24,7 +24,6 @@ from workloads.ops.gated_linear_chunks import (
     saved_per_token,
 )
 from workloads.ops.precision import without_autocast
-from workloads.plugins import Unsupported
 
 __all__ = [
     "CHUNK",
@@ -124,8 +123,6 @@ _KINDS = {
     4: ("per channel", "g"),
 }
 """By the decay's dimensions: what it is, and the kernel's name for it."""
-_refused: dict[str, str] = {}
-"""What a kernel said when it refused this device."""
 
 
 def kernel_path(decay_dims: int) -> str:
@@ -179,14 +176,5 @@ def _kernel(
             inputs.append(F.logsigmoid(gate).to(device, dtype))
         return inputs
 
-    name = f"{path} ({kind})"
-    if name in _refused:
-        raise Unsupported(_refused[name])
-    try:
-        backends.check_once(name, fast, own, small_inputs, v.device, v.dtype)
-    except RuntimeError as error:
-        if "Triton" not in str(error):
-            raise
-        _refused[name] = f"{name}: {error}"
-        raise Unsupported(_refused[name]) from error
+    backends.check_once(f"{path} ({kind})", fast, own, small_inputs, v)
     return fast(q, k, v, start)

@@ -49,7 +49,8 @@ def linear_scan_fla(
     if initial_state is not None and initial_state.requires_grad:
         raise ValueError(f"{KERNEL} gives its initial state no gradient")
     dtype = torch.promote_types(inputs.dtype, torch.float32)
-    backends.check_once(KERNEL, _fla_from_ones, _own_from_ones, _small_inputs, inputs.device, dtype)
+    like = inputs.new_empty(0, dtype=dtype)
+    backends.check_once(KERNEL, _fla_from_ones, _own_from_ones, _small_inputs, like)
     if initial_state is None:
         initial_state = torch.zeros_like(inputs[:, 0])
     return _fla(log_decay.to(dtype), inputs.to(dtype), initial_state.to(dtype))

@@ -54,7 +54,7 @@ def selective_scan_kernel(
     """`selective_scan` from an empty context by mamba-ssm's CUDA kernel, in u's dtype (dt, b and c
     are cast to it; the kernel itself computes in float32). Raises Unsupported without mamba-ssm."""
     kernel()
-    backends.check_once(KERNEL, _cuda, selective_scan, _small_inputs, u.device, u.dtype)
+    backends.check_once(KERNEL, _cuda, selective_scan, _small_inputs, u)
     return _cuda(u, dt, a, b, c)
 
 

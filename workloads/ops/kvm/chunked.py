@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workloads.ops.attention import decoding_kernels
 from workloads.ops.kvm.memory import Memory, remember
 from workloads.ops.kvm.reading import causal, chunks_to_states
 from workloads.ops.kvm.state import Cache, Learned, Method, per_head, read
@@ -117,7 +118,8 @@ def step(
         )
         keys = torch.cat((row_keys.to(keys.dtype), keys), 2)
         values = torch.cat((row_values.to(values.dtype), values), 2)
-    mixed = F.scaled_dot_product_attention(q.unsqueeze(2), keys, values)
+    with decoding_kernels(q):
+        mixed = F.scaled_dot_product_attention(q.unsqueeze(2), keys, values)
     return mixed.squeeze(2), replace(cache, length=end)
 
 

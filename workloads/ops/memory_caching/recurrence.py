@@ -166,12 +166,14 @@ class CachedRecurrence(Mixer):
     def _run(self, x: Tensor, start: _State | None) -> tuple[Tensor, _State]:
         """The module over x (B, T, D), from zeros where there is no start."""
         if not self.has_cell:
-            hidden, last = self.rnn(x, None if start is None else start[0][None].contiguous())
+            hidden, last = recurrent.run(
+                self.rnn, x, None if start is None else start[0][None].contiguous()
+            )
             return hidden, (last[0], None)
         given = None
         if start is not None:
             given = start[0][None].contiguous(), _known(start[1])[None].contiguous()
-        hidden, (last, cell) = self.rnn(x, given)
+        hidden, (last, cell) = recurrent.run(self.rnn, x, given)
         return hidden, (last[0], cell[0])
 
 
