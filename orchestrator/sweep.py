@@ -3,7 +3,7 @@
     plan -> pending cells -> execute -> (cell, record) -> journal -> store writer -> progress
 
 `execute` runs cells anywhere and hands records back one by one; nothing hears of a record before it
-is on disk; the store follows the journal in its own thread and may be down.
+is on disk; the store follows the journal in a process of its own and may be down.
 """
 
 from __future__ import annotations
