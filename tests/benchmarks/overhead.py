@@ -2,8 +2,8 @@
 one run, interleaved.
 
 A figure is wall time per cell on two slots, recorded in an SQLite MLflow store: from the first
-answer to the moment the store has the last, over the answers between. Start-up before that and the
-database's migrations are left out.
+answer to the moment the store has the last, over the answers between. Start-up before that, the
+database's migrations and shutting down are left out.
 
 A cell builds a model, trains one update and evaluates, in all three.
 
@@ -16,7 +16,7 @@ A cell builds a model, trains one update and evaluates, in all three.
 - *fork*: a child forked from the same warm process, in turn, and one fsync: what isolation and
   durability cost at least, on one slot.
 
-    python -m tests.benchmarks.overhead [--rounds 3] [--ours 300] [--fresh 10] [--reused 100]
+    python -m tests.benchmarks.overhead [--rounds 3] [--ours 300] [--fresh 10] [--reused 300]
     python -m tests.benchmarks.overhead --flat    # what a cell costs late in a long sweep
 """
 
@@ -186,7 +186,7 @@ def flat() -> bool:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=3)
-    for name, count in {"ours": 300, "fresh": 10, "reused": 100, "bare": 100, "fork": 100}.items():
+    for name, count in {"ours": 300, "fresh": 10, "reused": 300, "bare": 300, "fork": 100}.items():
         arguments.add_argument(f"--{name}", type=int, default=count, metavar="CELLS")
     arguments.add_argument("--flat", action="store_true")
     arguments.add_argument("--block", choices=BLOCKS)
