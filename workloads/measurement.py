@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 Reason = Literal["out_of_memory", "diverged", "timeout", "unsupported", "undertrained"]
 Better = Literal["smaller", "greater"]
-Scale = Literal["ratio", "difference"]
-"""How two architectures are compared: by log ratio, or by difference where a value is bounded or
-can be zero."""
+Scale = Literal["ratio", "difference", "share"]
+"""How two architectures are compared: by log ratio; by difference where a value is bounded or can
+be zero; or, where a replicate only succeeds (1) or fails (0), by the shares that succeed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,10 @@ class Measurement:
             raise ValueError(f"{self.metric}: a sample is not finite; say `diverged` instead")
         if not self.samples and self.reason is None:
             raise ValueError(f"{self.metric}: neither samples nor a reason why not")
+        if self.scale == "share" and not set(self.samples) <= {0.0, 1.0}:
+            raise ValueError(
+                f"{self.metric}: a replicate succeeds (1) or fails (0), nothing between"
+            )
         for name, along in (("steps", self.steps), ("at", self.at)):
             if along is not None and len(along) != len(self.samples):
                 raise ValueError(

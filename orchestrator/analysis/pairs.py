@@ -1,7 +1,8 @@
 """Pairs: every label of a block against the baseline, as contrasts that pair by replicate.
 
 A contrast is the log ratio challenger / baseline, or the difference challenger - baseline where a
-metric is bounded or can be zero.
+metric is bounded or can be zero. Shares of successes are not contrasted: what is said of
+differences here wants noise that is near normal, and ones and zeros of a few seeds are not.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Pair:
 def pairs(blocks: tuple[Block, ...], baseline: str) -> Iterator[Pair]:
     """Every challenger of every block that the baseline is part of."""
     for block in blocks:
-        if baseline not in block.labels:
+        if baseline not in block.labels or block.facts.scale == "share":
             continue
         base = block.labels.index(baseline)
         for challenger in range(len(block.labels)):

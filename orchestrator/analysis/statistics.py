@@ -187,6 +187,17 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a binomial share (Wilson 1927), for at least one trial."""
+    z = float(special.ndtri((1 + LEVEL) / 2))
+    share, weight = successes / trials, z * z / trials
+    centre = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * float(np.sqrt(share * (1 - share) / trials + weight / trials / 4))
+    # Exact at both ends, where rounding would leave a hair's breadth.
+    low = 0.0 if successes == 0 else centre - half
+    return low, 1.0 if successes == trials else centre + half
+
+
 def mean_interval(values: Floats) -> tuple[float | None, float | None]:
     """The 95 % t interval of the mean of `values` (no NaN); (None, None) for fewer than two."""
     if len(values) < 2:

@@ -4,6 +4,9 @@ The interval is Student's t on the replicates' logarithms (on the values where a
 by difference, or is not positive). With five replicates an interval from order statistics reaches
 93.75 % at most, so a distribution has to be assumed; logs of independent processes' medians are
 near normal. It is widened to hold the median where it would not.
+
+Where a replicate only succeeds or fails, the share that succeeds stands in the median's place, with
+its binomial interval (Wilson 1927).
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.analysis.blocks import Block
-from orchestrator.analysis.statistics import Floats, mean_interval
+from orchestrator.analysis.statistics import Floats, mean_interval, wilson
+from workloads.measurement import Scale
 
 
 def rows(blocks: tuple[Block, ...], environment: str | None) -> list[dict[str, object]]:
@@ -26,13 +30,13 @@ def rows(blocks: tuple[Block, ...], environment: str | None) -> list[dict[str, o
 def _row(block: Block, i: int, j: int, environment: str | None) -> dict[str, object]:
     label = block.labels[i]
     values = block.values[i, j][np.isfinite(block.values[i, j])]
-    low, high = interval(values, logs=block.facts.scale == "ratio")
+    centre, low, high = estimate(values, block.facts.scale)
     return block.key | {
         "label": label,
         "architecture": block.architectures[label],
         "seq_len": block.contexts[j],
         "unit": block.facts.unit,
-        "median": float(np.median(values)) if len(values) else None,
+        "median": centre,
         "low": low,
         "high": high,
         "replicates": len(values),
@@ -45,6 +49,15 @@ def _row(block: Block, i: int, j: int, environment: str | None) -> dict[str, obj
         "environment": environment,
         "implementation": block.implementations[label],
     }
+
+
+def estimate(values: Floats, scale: Scale) -> tuple[float | None, float | None, float | None]:
+    """The centre of `values` with its 95 % interval, as far as there are any."""
+    if not len(values):
+        return None, None, None
+    if scale == "share":
+        return float(values.mean()), *wilson(int(values.sum()), len(values))
+    return float(np.median(values)), *interval(values, logs=scale == "ratio")
 
 
 def interval(values: Floats, *, logs: bool) -> tuple[float | None, float | None]:

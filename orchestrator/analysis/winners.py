@@ -23,9 +23,9 @@ def rows(
 ) -> list[dict[str, object]]:
     """The rows of the `winners` table. An `undertrained` label has a median and no verdict; with
     fewer than five complete replicates nobody leaves the set. `references` are labels that are no
-    candidates and have no rows."""
+    candidates and have no rows. Shares of successes have none either: see `pairs`."""
     found = []
-    for block in blocks:
+    for block in (one for one in blocks if one.facts.scale != "share"):
         candidates = [i for i, label in enumerate(block.labels) if label not in references]
         for j, context in enumerate(block.contexts):
             judged = [

@@ -195,11 +195,11 @@ TASK = Task(
             evaluate=_accuracy,
         ),
         "solved": Metric(
-            title=f"seeds that solve it (accuracy of {SOLVED} or more)",
+            title=f"share of seeds that solve it (accuracy of {SOLVED} or more)",
             version=1,
             unit="1",
             better="greater",
-            scale="difference",
+            scale="share",
             evaluate=_solved,
         ),
         "accuracy_by_distance": Metric(

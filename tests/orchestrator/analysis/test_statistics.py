@@ -119,3 +119,12 @@ def test_summary_interval_holds_the_median_and_covers_in_95_percent() -> None:
 def test_summary_interval_of_no_values_is_unknown_and_of_equal_values_is_exact() -> None:
     assert interval(np.array([3.0, 3.0]), logs=True) == (3.0, 3.0)
     assert interval(np.array([]), logs=True) == (None, None)
+
+
+@pytest.mark.parametrize("trials", [1, 3, 8, 200])
+def test_share_has_the_score_interval_that_scipy_gives(trials: int) -> None:
+    for successes in range(0, trials + 1, max(1, trials // 8)):
+        theirs = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+        ours = statistics.wilson(successes, trials)
+        assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+        assert 0 <= ours[0] <= successes / trials <= ours[1] <= 1

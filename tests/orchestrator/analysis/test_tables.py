@@ -163,6 +163,37 @@ def test_curves_have_their_own_table_and_training_curves_keep_their_steps() -> N
     assert "training_loss" not in found.cells.column_names
 
 
+def test_a_share_is_a_mean_with_its_binomial_interval_and_is_not_compared() -> None:
+    cells = train_cells(WORLD.laws, (128,))
+    solved = {("lstm", 2)} | {("transformer", seed) for seed in range(5)}
+    records = []
+    for cell, record in WORLD.execute(cells):
+        share = Measurement(
+            metric="solved",
+            version=1,
+            unit="1",
+            title="share that solves it",
+            better="greater",
+            scale="share",
+            samples=(float((cell.label, cell.seed) in solved),),
+        )
+        asked = replace(cell, metrics=("solved",))
+        records.append((asked, replace(record, cell=asked, measurements=(share,))))
+    found = tables.build(plan_of([cell for cell, _ in records]), enveloped(records))
+    rows = {row["label"]: row for row in found.summary.to_pylist()}
+    assert {label: row["median"] for label, row in rows.items()} == {"lstm": 0.2, "transformer": 1}
+    assert (rows["lstm"]["low"], rows["lstm"]["high"]) == pytest.approx((0.036, 0.624), abs=5e-4)
+    assert (rows["transformer"]["low"], rows["transformer"]["high"]) == pytest.approx(
+        (0.566, 1), abs=5e-4
+    )
+    assert found.crossovers.num_rows == found.contrasts.num_rows == found.winners.num_rows == 0
+
+
+def test_a_share_between_success_and_failure_is_refused() -> None:
+    with pytest.raises(ValueError, match="succeeds"):
+        Measurement(metric="solved", version=1, unit="1", title="", scale="share", samples=(0.5,))
+
+
 def test_same_records_same_bytes_in_whatever_order(
     records: list[Envelope], built: tables.Tables, tmp_path: Path
 ) -> None:
