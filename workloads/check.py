@@ -12,7 +12,7 @@ from functools import cache
 
 import torch
 
-from workloads import plugins, sizing
+from workloads import plugins, registry, sizing
 from workloads.cell import Cell
 from workloads.environment import is_cpu
 from workloads.model import (
@@ -56,7 +56,7 @@ def _built(shape: ModelShape, precision: str, device_type: str) -> Built:
     with torch.device("meta"), torch.no_grad():
         model = Backbone(shape).to(dtype)
         model(torch.zeros(1, DRY_TOKENS, dtype=torch.int64))
-    architecture = plugins.load("architectures", shape.architecture)
+    architecture = registry.load("architectures", shape.architecture)
     options = plugins.build_options(architecture.options, shape.options)
     implementation = unsupported = None
     try:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.cell import Scalar
 from workloads.mixer import INIT_STD, Mixer
 from workloads.ops.convolution import causal_conv, causal_conv_step
@@ -175,8 +175,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab_size, shape.d_model)
-        residual = plugins.load("architectures", shape.architecture).residual
-        layers = plugins.stack(shape.architecture, shape.options, shape.num_layers)
+        residual = registry.load("architectures", shape.architecture).residual
+        layers = registry.stack(shape.architecture, shape.options, shape.num_layers)
         self.blocks = nn.ModuleList(
             Block(shape, architecture.mixer(shape.d_model, options), residual)
             for architecture, options in layers

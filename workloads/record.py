@@ -23,10 +23,10 @@ class RunRecord:
     `finished`: every metric asked has samples or a reason. `failed`: an error of ours, with its
     `traceback`.
     `lost`: the machine went away. `facts` are the model and run as they were built: `parameters`
-    (non-embedding),
-    `total_parameters`, `d_model`, `mlp_width`, `implementation`, and for training `updates`,
-    `tokens_per_update`.
-    `started_at` is Unix time; `seconds` is the wall time of the attempt.
+    (non-embedding), `total_parameters`, `d_model`, `mlp_width`, `implementation` (of training and
+    prefill), `decode_implementation`, and for training `updates`, `tokens_per_update`.
+    `started_at` is Unix time; `seconds` is the wall time of the attempt. Whoever placed it on a
+    cluster adds the `node`, an opaque name, and the `device_share` it held of a device: 1 is all.
     """
 
     cell: Cell
@@ -38,6 +38,8 @@ class RunRecord:
     seconds: float
     message: str | None = None
     traceback: str | None = None
+    node: str | None = None
+    device_share: float = 1.0
 
     @property
     def reason(self) -> Reason | None:
@@ -60,6 +62,8 @@ class RunRecord:
             "seconds": self.seconds,
             "message": self.message,
             "traceback": self.traceback,
+            "node": self.node,
+            "device_share": self.device_share,
         }
 
     def to_json(self) -> str:
@@ -87,6 +91,9 @@ class RunRecord:
                 seconds=data["seconds"],
                 message=data["message"],
                 traceback=data["traceback"],
+                # Records made before there were several nodes do not say.
+                node=data.get("node"),
+                device_share=data.get("device_share", 1.0),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"record is not readable: {error!r}") from None

@@ -18,7 +18,7 @@ import torch
 import torch._dynamo
 
 from workloads import device as devices
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.cell import Cell
 from workloads.check import Built, check
 from workloads.events import Event, Facts, Started, unmeasured
@@ -59,15 +59,15 @@ def verify(cell: Cell) -> Built:
     for what, plugin, version in (
         (
             "architecture",
-            plugins.load("architectures", cell.architecture),
+            registry.load("architectures", cell.architecture),
             cell.architecture_version,
         ),
-        ("task", plugins.load("tasks", cell.task), cell.task_version),
+        ("task", registry.load("tasks", cell.task), cell.task_version),
     ):
         if plugin.version != version:
             faults.append(f"the cell is of {what} version {version}, here is {plugin.version}")
     for name in cell.metrics:
-        metric = plugins.metric(cell.task, name)
+        metric = registry.metric(cell.task, name)
         if (metric.measure if cell.kind == "measure" else metric.evaluate) is None:
             faults.append(f"a {cell.kind} cell does not have the metric {name}")
     if faults:
@@ -121,13 +121,15 @@ def _facts(built: Built, device: torch.device) -> Facts:
             "d_model": built.shape.d_model,
             "mlp_width": built.shape.mlp_width,
             "implementation": built.implementation,
+            # No library has a kernel for one token that takes a state of ours.
+            "decode_implementation": f"torch {torch.__version__} (step form)",
             **devices.facts(device),
         }
     )
 
 
 def _measure(subject: Subject) -> Iterator[Event]:
-    asked = {name: plugins.metric(subject.cell.task, name) for name in subject.cell.metrics}
+    asked = {name: registry.metric(subject.cell.task, name) for name in subject.cell.metrics}
     for name in sorted(asked, key=lambda name: asked[name].turn):
         yield Started(name)
         yield _measured(subject, name, asked[name])
@@ -158,7 +160,7 @@ def _out_of_memory(error: RuntimeError | MemoryError) -> str | None:
 
 
 def _train(cell: Cell, built: Built, device: torch.device, cache: Path) -> Iterator[Event]:
-    task = plugins.load("tasks", cell.task)
+    task = registry.load("tasks", cell.task)
     yield Started("data")
     data = task.prepare(plugins.build_options(task.options, cell.task_options), cache)
     yield Facts(data.facts)
@@ -180,7 +182,7 @@ def _train(cell: Cell, built: Built, device: torch.device, cache: Path) -> Itera
         return
     for name in cell.metrics:
         yield Started(name)
-        yield _evaluated(trained, name, plugins.metric(cell.task, name))
+        yield _evaluated(trained, name, registry.metric(cell.task, name))
 
 
 def _evaluated(trained: TrainedModel, name: str, metric: Metric) -> Measurement:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.cell import Cell, Scalar
 from workloads.model import SHORT_CONV_TOKENS, ModelShape
 
@@ -132,9 +132,9 @@ def inference_peak_bytes(shape: ModelShape, batch_size: int, seq_len: int, preci
 def _shape(
     name: str, key: _Key, size: int, num_layers: int, vocab_size: int, shell: _Key
 ) -> ModelShape:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     switches = dict(shell)
-    layers = plugins.stack(name, dict(key), num_layers)
+    layers = registry.stack(name, dict(key), num_layers)
     multiple = math.lcm(*(layer.width_multiple(options) for layer, options in layers))
     fixed_width = switches.get("d_model")
     has_mlp = bool(switches.get("mlp", True)) and architecture.residual
@@ -248,7 +248,7 @@ def _parameters_per_width(shape: ModelShape) -> int:
 
 def _norms(shape: ModelShape) -> int:
     """How many norms the shell has: before each mixer and each MLP, and the last one."""
-    if not plugins.load("architectures", shape.architecture).residual:
+    if not registry.load("architectures", shape.architecture).residual:
         return 1
     return _mixing_layers(shape) + (shape.num_layers if shape.mlp_width else 0) + 1
 
@@ -267,7 +267,7 @@ def _mixes(architecture: plugins.Architecture, options: Any) -> bool:
 
 @cache
 def _stack(name: str, key: _Key, num_layers: int) -> list[tuple[plugins.Architecture, Any]]:
-    return plugins.stack(name, dict(key), num_layers)
+    return registry.stack(name, dict(key), num_layers)
 
 
 def _layers(shape: ModelShape) -> list[tuple[plugins.Architecture, Any]]:
@@ -277,7 +277,7 @@ def _layers(shape: ModelShape) -> list[tuple[plugins.Architecture, Any]]:
 
 @cache
 def _vocab_size(task_name: str, key: _Key) -> int:
-    task = plugins.load("tasks", task_name)
+    task = registry.load("tasks", task_name)
     return task.vocab_size(plugins.build_options(task.options, dict(key)))
 
 

@@ -13,8 +13,9 @@ from types import ModuleType
 import pytest
 
 from orchestrator.plots.plot import Plot
-from workloads import plugins
-from workloads.plugins import Architecture, Family, Metric, Task
+from workloads import registry
+from workloads.plugins import Architecture, Metric, Task
+from workloads.registry import Family
 
 ROOT = Path(__file__).parents[2]
 CONSTANTS: dict[str, tuple[str, type, int]] = {
@@ -59,7 +60,7 @@ def test_the_folder_is_the_registry(family: Family) -> None:
     constant = CONSTANTS[f"workloads/{family}"][0]
     folder = ROOT / "workloads" / family
     exporting = {p.stem for p in folder.glob("*.py") if f"\n{constant}" in p.read_text()}
-    assert set(plugins.names(family)) >= exporting
+    assert set(registry.names(family)) >= exporting
     others = {path.stem for path in folder.glob("*.py")} - exporting - {"__init__"}
     code = "".join(path.read_text() for path in (ROOT / "workloads").rglob("*.py"))
     for other in others:
@@ -69,7 +70,7 @@ def test_the_folder_is_the_registry(family: Family) -> None:
 
 @pytest.mark.parametrize("family", ["architectures", "tasks"])
 def test_options_are_frozen_plain_and_have_defaults(family: Family) -> None:
-    for name in plugins.names(family):
+    for name in registry.names(family):
         options = module_of(f"workloads/{family}", Path(f"{name}.py")).Options
         assert dataclasses.is_dataclass(options)
         assert options.__dataclass_params__.frozen, name
@@ -84,9 +85,9 @@ def test_options_are_frozen_plain_and_have_defaults(family: Family) -> None:
 
 
 def test_metrics_of_tasks_and_of_files_have_names_of_their_own() -> None:
-    measured = set(plugins.names("metrics"))
-    for task in plugins.names("tasks"):
-        quality = plugins.load("tasks", task).metrics
+    measured = set(registry.names("metrics"))
+    for task in registry.names("tasks"):
+        quality = registry.load("tasks", task).metrics
         assert not measured & set(quality), task
         assert all(metric.evaluate is not None for metric in quality.values()), task
-    assert all(plugins.load("metrics", name).measure is not None for name in measured)
+    assert all(registry.load("metrics", name).measure is not None for name in measured)

@@ -11,7 +11,7 @@ from orchestrator.cli import parser
 from orchestrator.expand import expand
 from orchestrator.plots import plot
 from orchestrator.spec import load_spec
-from workloads import plugins
+from workloads import registry
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def test_architectures_it_names_exist() -> None:
     (example,) = _blocks("yaml")
     listed = re.search(r"^architectures: \[([^\]]+)\]", example, re.MULTILINE)
     assert listed is not None
-    assert set(listed.group(1).split(", ")) <= set(plugins.names("architectures"))
+    assert set(listed.group(1).split(", ")) <= set(registry.names("architectures"))
 
 
 def test_tables_it_names_are_written() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import torch
 from torch import nn
 
 from tests.workloads.tiny_cells import measure_cell
-from workloads import plugins, sizing
+from workloads import plugins, registry, sizing
 from workloads.cell import Cell
 from workloads.mixer import held_bytes
 from workloads.model import Backbone, ModelShape, build, non_embedding_parameters, total_parameters
-from workloads.plugins import UnknownPlugin
+from workloads.registry import UnknownPlugin
 from workloads.sizing import CannotMatch
 
 BATCH, LENGTH = 2, 12
@@ -134,7 +135,7 @@ def test_switches_are_part_of_a_cells_id_only_where_they_are_used() -> None:
 
 def test_a_pattern_repeats_to_the_depth_and_its_members_have_options() -> None:
     options = {"pattern": ("gru", "transformer(heads=2)")}
-    layers = plugins.stack("hybrid", options, 5)
+    layers = registry.stack("hybrid", options, 5)
     titles = [architecture.title for architecture, _ in layers]
     assert titles == ["GRU", "transformer", "GRU", "transformer", "GRU"]
     assert layers[1][1].heads == 2
@@ -156,18 +157,20 @@ def test_a_pattern_repeats_to_the_depth_and_its_members_have_options() -> None:
 )
 def test_a_pattern_that_cannot_be_says_why(pattern: tuple[str, ...], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        plugins.build_options(plugins.load("architectures", "hybrid").options, {"pattern": pattern})
+        plugins.build_options(
+            registry.load("architectures", "hybrid").options, {"pattern": pattern}
+        )
 
 
 def test_a_model_without_room_for_the_whole_pattern_is_refused() -> None:
     with pytest.raises(ValueError, match="3 layers do not fit into a model of 2"):
-        plugins.stack("hybrid", {"pattern": ("gru", "gru", "transformer")}, 2)
+        registry.stack("hybrid", {"pattern": ("gru", "gru", "transformer")}, 2)
 
 
 OWN = '''
 """Passes every token on."""
-from workloads import plugins
-ARCHITECTURE = plugins.load("architectures", "{base}")
+from workloads import registry
+ARCHITECTURE = registry.load("architectures", "{base}")
 '''
 
 
@@ -179,10 +182,10 @@ def test_a_users_file_is_an_architecture_known_by_its_content(
     found = []
     for base in ("gru", "lstm"):
         file.write_text(OWN.format(base=base))
-        name = plugins.register_file(file)
+        name = registry.register_file(file)
         found.append(name)
-        assert name in plugins.names("architectures")
-        assert plugins.load("architectures", name).title == base.upper()
+        assert name in registry.names("architectures")
+        assert registry.load("architectures", name).title == base.upper()
         assert sizing.shape_for(measure_cell(architecture=name)).architecture == name
     first, second = found
     assert first.startswith("mine@") and second.startswith("mine@") and first != second
@@ -200,7 +203,22 @@ def test_a_users_file_that_is_none_says_why(
     if text is not None:
         file.write_text(text)
     with pytest.raises(UnknownPlugin, match=why):
-        plugins.register_file(file)
+        registry.register_file(file)
+
+
+def test_a_users_file_whose_path_would_be_taken_for_two_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = str(tmp_path / "others")
+    monkeypatch.setenv("WORKLOADS_PLUGINS", others)
+    file = tmp_path / f"before{os.pathsep}after" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(OWN.format(base="gru"))
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(UnknownPlugin, match="separates the paths in WORKLOADS_PLUGINS") as caught:
+        registry.register_file("mine.py")
+    assert str(file) in str(caught.value)
+    assert os.environ["WORKLOADS_PLUGINS"] == others
 
 
 def test_every_pair_of_switches_is_a_model_of_its_own() -> None:
