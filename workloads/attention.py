@@ -1,13 +1,15 @@
-"""What the attention architectures share: their heads' options, projections and positions."""
+"""What the attention architectures share: their heads' options, projections, cache and costs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from workloads import plugins
-from workloads.mixer import Mixer
+from workloads.mixer import Mixer, MixerState
 from workloads.ops.attention import rotary_tables, rotate
 
 
@@ -51,6 +53,17 @@ def parameters(d_model: int, options: HeadOptions) -> int:
     return 2 * d_model**2 + 2 * d_model * kv_width(d_model, options)
 
 
+def state_bytes(d_model: int, options: HeadOptions, tokens: int, element_bytes: int) -> int:
+    """Keys and values of so many tokens."""
+    return 2 * kv_width(d_model, options) * tokens * element_bytes
+
+
+def flops(d_model: int, options: HeadOptions, keys: float, *, wider: float = 1.0) -> float:
+    """The maps, then q k^T and the weighted sum over `keys` tokens, in a kernel whose heads are
+    `wider` times theirs."""
+    return 2.0 * parameters(d_model, options) + 4.0 * d_model * keys * wider
+
+
 def saved_elements(d_model: int, options: HeadOptions) -> float:
     """Kept for backward per token where one kernel takes the projections as they are: the mixer's
     input, the projections, what is rotated of them, and the kernel's output."""
@@ -62,6 +75,21 @@ def saved_elements(d_model: int, options: HeadOptions) -> float:
 def width_multiple(options: HeadOptions) -> int:
     """Heads of equal width; rotation turns pairs, so that one must be even."""
     return options.heads * (2 if options.position == "rope" else 1)
+
+
+def sdpa_kernel(device_type: str) -> str:
+    """What `scaled_dot_product_attention` runs there."""
+    return "flash" if device_type == "cpu" else "fused, torch's choice"
+
+
+@dataclass(slots=True)
+class KeyValueCache(MixerState):
+    """keys (rotated where positions are rotary), values: (B, kv_heads, slots, head width), written
+    in place; `length` tokens have come so far."""
+
+    keys: Tensor
+    values: Tensor
+    length: int
 
 
 class HeadsMixer(Mixer):
@@ -106,6 +134,19 @@ class HeadsMixer(Mixer):
             qk = rotate(qk, cos[position], signed_sin[position])
         q, k = qk.split((self.heads, self.kv_heads), -2)
         return q, k, v
+
+    def empty_cache(
+        self, batch_size: int, slots: int, max_len: int, device: torch.device, dtype: torch.dtype
+    ) -> KeyValueCache:
+        """Room for `slots` tokens out of `max_len`."""
+        shape = (batch_size, self.kv_heads, slots, self.head_dim)
+        if self.rotates:  # so that no step has to grow them
+            rotary_tables(self.head_dim, max_len, device, dtype)
+        return KeyValueCache(
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(shape, device=device, dtype=dtype),
+            0,
+        )
 
     def merge(self, mixed: Tensor) -> Tensor:
         """(..., heads, width) -> (..., D), through the output map."""

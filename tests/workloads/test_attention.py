@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from workloads import plugins
+from tests.workloads.decoding import decode
+from workloads import plugins, registry
 from workloads.mixer import Mixer, held_bytes
 from workloads.ops.attention import alibi_slopes, attend, attend_as_matrix
 from workloads.ops.windowed_attention import attend_in_window, keys_per_query
@@ -34,7 +35,7 @@ variants = pytest.mark.parametrize(
 
 
 def _mixer(name: str, options: dict[str, Any], dtype: torch.dtype = torch.float64) -> Mixer:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         mixer = architecture.mixer(32, plugins.build_options(architecture.options, options))
@@ -150,25 +151,16 @@ def test_prefill_of_any_split_then_steps_equal_the_parallel_form(
     name: str, options: dict[str, Any], chunks: tuple[int, ...]
 ) -> None:
     mixer, x = _mixer(name, options), _normal(2, 70, 32)
-    state = mixer.empty_state(2, 70, CPU, x.dtype)
-    outputs, position = [], 0
-    for chunk in chunks:
-        output, state = mixer.prefill(x[:, position : position + chunk], state)
-        outputs.append(output)
-        position += chunk
-    for token in x[:, position:].unbind(1):
-        output, state = mixer.step(token, state)
-        outputs.append(output[:, None])
     expected = mixer(x)
     scale = expected.abs().max().item()
-    torch.testing.assert_close(torch.cat(outputs, 1), expected, rtol=0, atol=1e-10 * scale)
+    torch.testing.assert_close(decode(mixer, x, chunks)[0], expected, rtol=0, atol=1e-10 * scale)
 
 
 @variants
 @pytest.mark.parametrize("length", [1, 16, 70])
 @torch.inference_mode()
 def test_declared_costs_are_the_real_ones(name: str, options: dict[str, Any], length: int) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     chosen = plugins.build_options(architecture.options, options)
     mixer = _mixer(name, options, torch.float32)
     assert architecture.parameters(32, chosen) == sum(p.numel() for p in mixer.parameters())
@@ -200,7 +192,7 @@ def test_half_precision_and_autocast_stay_near(name: str, options: dict[str, Any
 
 
 def test_a_windowed_state_is_bounded_by_the_window() -> None:
-    architecture = plugins.load("architectures", "sliding_window")
+    architecture = registry.load("architectures", "sliding_window")
     options = architecture.options(window=32)
     held = [architecture.state_bytes(64, options, n, 4) for n in (8, 32, 33, 100_000)]
     assert held == [8 * 512, 32 * 512, 32 * 512, 32 * 512]
@@ -228,4 +220,4 @@ def test_options_that_cannot_be_are_refused(
     name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        plugins.build_options(plugins.load("architectures", name).options, options)
+        plugins.build_options(registry.load("architectures", name).options, options)

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.architectures import delta_net, gated_delta_net
-from workloads.architectures.delta_net import DeltaNet
 from workloads.architectures.gated_delta_net import GatedDeltaNet
+from workloads.delta_mixer import DeltaMixer
 from workloads.ops import backends, rwkv7
 from workloads.ops import delta_rule as rule
-from workloads.ops.delta_rule import CHUNK
+from workloads.ops.delta_rule_chunks import CHUNK
 
 BATCH, HEADS, KEY, VALUE = 2, 3, 8, 5
 LENGTHS = [1, 2, 3, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 7]
@@ -46,27 +46,15 @@ def _forms(kind: str) -> tuple[Form, Form, Form]:
     """Chunked, one step, and the loop, of the same arguments."""
     if kind == "wkv7":
         return rwkv7.wkv7, rwkv7.wkv7_step, rwkv7.wkv7_reference
-    if kind == "none":
 
-        def ungated(form: Form) -> Form:
-            def call(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, **more: Any) -> Any:
-                return form(q, k, v, None, beta, scale=0.5, **more)
+    def called(form: Form) -> Form:
+        def call(q: Tensor, k: Tensor, v: Tensor, *more: Tensor, **switches: Any) -> Any:
+            decay = more[0] if len(more) == 2 else None
+            return form(q, k, v, decay, more[-1], scale=0.5, **switches)
 
-            return call
+        return call
 
-        def chunked(*inputs: Tensor, **more: Any) -> tuple[Tensor, Tensor]:
-            return rule.delta_rule(*inputs, scale=0.5, **more)
-
-        return chunked, ungated(rule.delta_rule_step), ungated(rule.delta_rule_reference)
-
-    def scaled(form: Form) -> Form:
-        return lambda *inputs, **more: form(*inputs, scale=0.5, **more)
-
-    return (
-        scaled(rule.gated_delta_rule),
-        scaled(rule.delta_rule_step),
-        scaled(rule.delta_rule_reference),
-    )
+    return called(rule.delta_rule), called(rule.delta_rule_step), called(rule.delta_rule_reference)
 
 
 def _state() -> Tensor:
@@ -143,7 +131,7 @@ def test_gradients_agree_with_finite_differences(kind: str) -> None:
 def test_a_decay_per_head_is_one_for_all_its_channels() -> None:
     q, k, v, gate, beta = _inputs("head", 40)
     by_channel = gate[..., None].expand(*gate.shape, KEY)
-    one, other = (rule.gated_delta_rule(q, k, v, g, beta, scale=1.0) for g in (gate, by_channel))
+    one, other = (rule.delta_rule(q, k, v, g, beta, scale=1.0) for g in (gate, by_channel))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
@@ -151,14 +139,14 @@ def test_a_decay_per_head_is_one_for_all_its_channels() -> None:
 def test_a_whole_step_replaces_what_a_key_holds() -> None:
     """With beta 1 the state then answers that key with just the value written."""
     _, k, v, _ = _inputs("none", 10)
-    _, state = rule.delta_rule(k, k, v, torch.ones(BATCH, 10, HEADS).double(), scale=1.0)
+    _, state = rule.delta_rule(k, k, v, None, torch.ones(BATCH, 10, HEADS).double(), scale=1.0)
     answer = torch.einsum("bhkv,bhk->bhv", state, k[:, -1])
     torch.testing.assert_close(answer, v[:, -1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("decay", ["scalar", "channel"])
 def test_declared_parameters_are_those_of_every_variant(decay: str) -> None:
-    architecture = plugins.load("architectures", "gated_delta_net")
+    architecture = registry.load("architectures", "gated_delta_net")
     options = architecture.options(heads=2, decay=decay, negative_eigenvalues=True)
     mixer = architecture.mixer(48, options)
     assert mixer is not None
@@ -169,7 +157,7 @@ def test_declared_parameters_are_those_of_every_variant(decay: str) -> None:
 @torch.no_grad()
 def test_negative_eigenvalues_double_the_step(doubled: bool) -> None:
     for mixer in (
-        DeltaNet(32, delta_net.Options(negative_eigenvalues=doubled)),
+        DeltaMixer(32, delta_net.Options(negative_eigenvalues=doubled)),
         GatedDeltaNet(32, gated_delta_net.Options(negative_eigenvalues=doubled)),
     ):
         mixer.initialise(1.0)
@@ -190,7 +178,7 @@ def test_a_gated_memory_starts_as_mamba_2_does(decay: str) -> None:
 
 @pytest.mark.parametrize("name", ["delta_net", "gated_delta_net", "rwkv7"])
 def test_a_shape_can_be_tried_without_memory(name: str) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     with torch.device("meta"):
         mixer = architecture.mixer(32, architecture.options())
         assert mixer is not None
@@ -202,24 +190,24 @@ def test_a_shape_can_be_tried_without_memory(name: str) -> None:
 
 def test_options_say_what_is_wrong() -> None:
     for name in ("delta_net", "gated_delta_net", "rwkv7"):
-        architecture = plugins.load("architectures", name)
+        architecture = registry.load("architectures", name)
         with pytest.raises(ValueError, match="heads must be at least 1, not 0"):
             plugins.build_options(architecture.options, {"heads": 0})
         with pytest.raises(ValueError, match="a multiple of 24, not 32"):
             architecture.mixer(32, architecture.options(heads=3))
     with pytest.raises(ValueError, match="Did you mean 'channel'"):
         plugins.build_options(
-            plugins.load("architectures", "gated_delta_net").options, {"decay": "channels"}
+            registry.load("architectures", "gated_delta_net").options, {"decay": "channels"}
         )
 
 
 def test_kernels_refuse_what_they_cannot_do() -> None:
     wide = torch.zeros(1, 2, 1, 264)
     with pytest.raises(plugins.Unsupported, match="at most 256 channels"):
-        rule.delta_rule(wide, wide, wide, wide[..., 0], scale=1.0, backend="fla")
+        rule.delta_rule(wide, wide, wide, None, wide[..., 0], scale=1.0, backend="fla")
     with pytest.raises(plugins.Unsupported, match="refuses float32"):
         narrow = wide[..., :8]
-        rule.delta_rule(narrow, narrow, narrow, narrow[..., 0], scale=1.0, backend="fla")
+        rule.delta_rule(narrow, narrow, narrow, None, narrow[..., 0], scale=1.0, backend="fla")
     with pytest.raises(plugins.Unsupported, match="at most 256 channels"):
         rwkv7.wkv7(*[wide] * 6, backend="fla")
     with pytest.raises(plugins.Unsupported):
@@ -279,4 +267,4 @@ def test_a_kernel_that_refuses_this_triton_is_unsupported_every_time(
     q, k, v, gate, beta = (x.bfloat16() for x in _inputs("head", 4))
     for _ in range(2):
         with pytest.raises(plugins.Unsupported, match=r"chunk_gated_delta_rule: Triton >= 3\.4\.0"):
-            rule.gated_delta_rule(q, k, v, gate, beta, scale=1.0, backend="fla")
+            rule.delta_rule(q, k, v, gate, beta, scale=1.0, backend="fla")

@@ -12,9 +12,10 @@ Cost: a token costs 10 d^2 FLOPs of projections and, with heads of width w, abou
 state and 8 d C in its chunk of C = 32, at any context, in training and prefill; decoding skips the
 chunk. The state is d w numbers a sequence, in float32 or wider.
 
-Kernels: on a CPU chunks with one batched triangular solve (`workloads/ops/delta_rule.py`); on an
-NVIDIA GPU fla's chunk_gated_delta_rule or chunk_kda, for heads of at most 256 channels. The first
-refuses to train on Hopper with Triton 3.4.0 to 3.7.0. A decoding step is plain torch everywhere.
+Kernels: on a CPU chunks with one batched triangular solve (`workloads/ops/delta_rule_chunks.py`);
+on an NVIDIA GPU fla's chunk_gated_delta_rule or chunk_kda, for heads of at most 256 channels. The
+first refuses to train on Hopper with Triton 3.4.0 to 3.7.0. A decoding step is plain torch
+everywhere.
 
 Left out: the short convolutions on q, k and v (the shell has one on the mixer's input, as an option
 for all mixers alike); the paper's values twice as wide as keys; KDA's output gate of low rank with
@@ -31,19 +32,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workloads.mixer import Mixer, MixerState
+from workloads import delta_heads, delta_mixer
+from workloads.delta_mixer import DeltaMixer
 from workloads.ops import backends
-from workloads.ops.delta_rule import (
-    CHUNK,
-    chunk_of,
-    chunked_flops,
-    delta_rule_step,
-    gated_delta_rule,
-    unit_length,
-)
+from workloads.ops.delta_rule_chunks import CHUNK
 from workloads.plugins import Architecture, unknown
 
-NORM_EPS = 1e-5
 A_RANGE = (1.0, 16.0)
 """exp(A_log) is drawn from it, as in Mamba-2."""
 DT_RANGE = (1e-3, 1e-1)
@@ -61,52 +55,22 @@ class Options:
     decay: str = "scalar"
 
     def __post_init__(self) -> None:
-        if self.heads < 1:
-            raise ValueError(f"heads must be at least 1, not {self.heads}")
+        delta_heads.check(self)
         if self.decay not in _DECAYS:
             raise ValueError(unknown("decay", self.decay, _DECAYS))
 
 
-@dataclass(slots=True)
-class GatedDeltaState(MixerState):
-    """memory: (B, heads, key width, value width), float32 or wider."""
-
-    memory: Tensor
-
-
-class GatedDeltaNet(Mixer):
+class GatedDeltaNet(DeltaMixer):
     """Raises ValueError where d_model does not split into `heads` heads of 8 n channels."""
 
     undecayed = ("A_log", "dt_bias")
+    decay: nn.Module
 
     def __init__(self, d_model: int, options: Options) -> None:
-        super().__init__()
-        heads = options.heads
-        if d_model % (8 * heads):
-            raise ValueError(
-                f"{heads} heads of a multiple of 8 channels need a d_model that is a multiple of "
-                f"{8 * heads}, not {d_model}"
-            )
-        self.heads, self.head_dim = heads, d_model // heads
-        self.scale = self.head_dim**-0.5
-        self.largest_beta = 2.0 if options.negative_eigenvalues else 1.0
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.gate = nn.Linear(d_model, d_model, bias=False)
-        self.beta = nn.Linear(d_model, heads, bias=False)
-        self.decay: nn.Module
-        if options.decay == "channel":
-            self.decay = nn.Sequential(
-                nn.Linear(d_model, self.head_dim, bias=False),
-                nn.Linear(self.head_dim, d_model, bias=False),
-            )
-            self.decay_shape: tuple[int, ...] = (heads, self.head_dim)
-        else:
-            self.decay = nn.Linear(d_model, heads, bias=False)
-            self.decay_shape = (heads,)
-        self.A_log = nn.Parameter(torch.empty(heads))
-        self.dt_bias = nn.Parameter(torch.empty(self.decay_shape))
-        self.norm = nn.RMSNorm(self.head_dim, eps=NORM_EPS)
-        self.out = nn.Linear(d_model, d_model, bias=False)
+        super().__init__(d_model, options, gated=True, decay=_decay_map(d_model, options))
+        channels = (self.head_dim,) if options.decay == "channel" else ()
+        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.heads, *channels))
 
     def initialise(self, residual_scale: float) -> None:
         """N(0, 0.02) for the maps; A_log and dt_bias as in Mamba-2, so that without input a head's
@@ -117,84 +81,47 @@ class GatedDeltaNet(Mixer):
             time = self.dt_bias.uniform_(*map(math.log, DT_RANGE)).exp_()
             time.add_((-time).expm1().neg_().log_())  # the inverse of softplus
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._parallel(x, None)[0]
-
-    def empty_state(
-        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
-    ) -> GatedDeltaState:
-        shape = (batch_size, self.heads, self.head_dim, self.head_dim)
-        state_dtype = torch.promote_types(dtype, torch.float32)
-        return GatedDeltaState(torch.zeros(shape, device=device, dtype=state_dtype))
-
-    def prefill(self, x: Tensor, state: GatedDeltaState) -> tuple[Tensor, GatedDeltaState]:
-        output, memory = self._parallel(x, state.memory)
-        return output, GatedDeltaState(memory)
-
-    def step(self, x: Tensor, state: GatedDeltaState) -> tuple[Tensor, GatedDeltaState]:
-        q, k, v, log_decay, beta = self._project(x)
-        mixed, memory = delta_rule_step(
-            q, k, v, log_decay, beta, scale=self.scale, state=state.memory
-        )
-        return self._merge(mixed, x), GatedDeltaState(memory)
-
-    def _parallel(self, x: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
-        q, k, v, log_decay, beta = self._project(x)
-        mixed, memory = gated_delta_rule(
-            q,
-            k,
-            v,
-            log_decay,
-            beta,
-            scale=self.scale,
-            initial_state=memory,
-            backend="fla" if x.is_cuda else "torch",
-        )
-        return self._merge(mixed, x), memory
-
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(..., D) -> q and k of unit length and v, each (..., heads, head width), the log decay
-        (..., heads) or (..., heads, head width), and beta (..., heads)."""
-        qkv = F.silu(self.qkv(x)).view(*x.shape[:-1], 3, self.heads, self.head_dim)
-        q, k = unit_length(qkv[..., :2, :, :]).unbind(-3)
-        dtype = q.dtype
-        time = F.softplus(
-            self.decay(x).to(dtype).unflatten(-1, self.decay_shape) + self.dt_bias.to(dtype)
-        )
-        rate = self.A_log.to(dtype).exp().view(-1, *(1 for _ in self.decay_shape[1:]))
-        beta = self.beta(x).to(dtype).sigmoid() * self.largest_beta
-        return q, k, qkv[..., 2, :, :], -rate * time, beta
-
-    def _merge(self, mixed: Tensor, x: Tensor) -> Tensor:
-        """(..., heads, head width) -> (..., D): each head's output normed, gated, then the output
-        map."""
-        normed = self.norm(mixed.to(self.norm.weight.dtype)).flatten(-2)
-        out: Tensor = self.out(normed * F.silu(self.gate(x)))
-        return out
+    def _log_decay(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        each = self.dt_bias.shape
+        time = F.softplus(self.decay(x).to(dtype).unflatten(-1, each) + self.dt_bias.to(dtype))
+        rate = self.A_log.to(dtype).exp().view(-1, *(1 for _ in each[1:]))
+        return -rate * time
 
 
-def _decay_parameters(d_model: int, options: Options) -> int:
-    """The map to the decays, A_log and dt_bias."""
-    heads = options.heads
-    if options.decay == "channel":
-        return 2 * d_model * (d_model // heads) + heads + d_model
-    return d_model * heads + 2 * heads
+def _decay_map(d_model: int, options: Options) -> nn.Module:
+    """To one decay per head, or through the width of a head to one per channel."""
+    if options.decay == "scalar":
+        return nn.Linear(d_model, options.heads, bias=False)
+    width = delta_heads.head_width(d_model, options)
+    return nn.Sequential(
+        nn.Linear(d_model, width, bias=False), nn.Linear(width, d_model, bias=False)
+    )
+
+
+def _more_weights(d_model: int, options: Options) -> int:
+    """Of the maps to the gate and to the decays."""
+    to_decays = 2 * (d_model // options.heads) if options.decay == "channel" else options.heads
+    return d_model**2 + d_model * to_decays
+
+
+def _parameters(d_model: int, options: Options) -> int:
+    """DeltaNet's, the other maps, A_log and dt_bias."""
+    decays = d_model if options.decay == "channel" else options.heads
+    own = _more_weights(d_model, options) + options.heads + decays
+    return delta_mixer.parameters(d_model, options) + own
 
 
 def _flops_per_token(d_model: int, options: Options, seq_len: int) -> float:
-    width, heads = d_model // options.heads, options.heads
-    per_channel = options.decay == "channel"
-    decay = 2 * d_model * width if per_channel else d_model * heads
-    projections = 2 * (5 * d_model**2 + d_model * heads + decay)
-    return projections + chunked_flops(seq_len, heads, width, width, per_channel=per_channel)
+    more, per_channel = _more_weights(d_model, options), options.decay == "channel"
+    return delta_mixer.flops(d_model, options, seq_len, more_weights=more, per_channel=per_channel)
 
 
 def _saved_elements_per_token(d_model: int, options: Options, seq_len: int) -> float:
-    """Counted: activations of width d, the chunk's matrices, and the state before each chunk."""
-    chunk, width = chunk_of(seq_len), d_model // options.heads
-    channel = options.decay == "channel"
-    in_chunk = options.heads * (3 * chunk + 5 if channel else 6 * chunk + 9)
-    return (43.5 if channel else 23.0) * d_model + in_chunk + 2 * d_model * width / chunk
+    """Counted, of either decay."""
+    activations, matrices, scalars = (43.5, 3, 5) if options.decay == "channel" else (23.0, 6, 9)
+    return delta_mixer.saved_elements(
+        d_model, options, seq_len, activations=activations, matrices=matrices, scalars=scalars
+    )
 
 
 ARCHITECTURE = Architecture(
@@ -202,15 +129,8 @@ ARCHITECTURE = Architecture(
     version=1,
     options=Options,
     mixer=GatedDeltaNet,
-    parameters=lambda d_model, options: (
-        5 * d_model**2
-        + d_model * options.heads
-        + _decay_parameters(d_model, options)
-        + d_model // options.heads
-    ),
-    state_bytes=lambda d_model, options, seq_len, element_bytes: (
-        d_model * (d_model // options.heads) * max(4, element_bytes)
-    ),
+    parameters=_parameters,
+    state_bytes=delta_heads.memory_bytes,
     flops_per_token=_flops_per_token,
     saved_elements_per_token=_saved_elements_per_token,
     implementation=lambda options, device_type: backends.implementation(
@@ -218,6 +138,6 @@ ARCHITECTURE = Architecture(
         "chunk_kda" if options.decay == "channel" else "chunk_gated_delta_rule",
         device_type,
     ),
-    width_multiple=lambda options: 8 * options.heads,
+    width_multiple=delta_heads.width_multiple,
     family="delta rule",
 )

@@ -13,8 +13,9 @@ with heads of width w, about 8 d w for its state and 16 d C in its chunk of C = 
 in training and prefill; decoding skips the chunk. The state is d w numbers a sequence, in float32
 or wider, and the last token's d.
 
-Kernels: on a CPU chunks with one batched triangular solve (`workloads/ops/rwkv7.py`); on an NVIDIA
-GPU fla's chunk_rwkv7, for heads of at most 256 channels. A decoding step is plain torch everywhere.
+Kernels: on a CPU chunks with one batched triangular solve (`workloads/ops/rwkv7_chunks.py`); on an
+NVIDIA GPU fla's chunk_rwkv7, for heads of at most 256 channels. A decoding step is plain torch
+everywhere.
 
 Left out: the value residual (each layer mixing the first layer's values into its own), which
 crosses layers, and the paper's start of mixes and decays by the layer's depth: a mixer does not
@@ -31,10 +32,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workloads import delta_heads
 from workloads.mixer import Mixer, MixerState
 from workloads.ops import backends
-from workloads.ops.delta_rule import chunk_of, unit_length
-from workloads.ops.rwkv7 import CHUNK, STRONGEST_DECAY, chunked_flops, wkv7, wkv7_step
+from workloads.ops.chunks import chunk_of
+from workloads.ops.delta_rule import unit_length
+from workloads.ops.rwkv7 import STRONGEST_DECAY, wkv7, wkv7_step
+from workloads.ops.rwkv7_chunks import CHUNK, chunked_flops
 from workloads.plugins import Architecture
 
 MIX_POWERS = (0.2, 0.9, 0.7, 0.7, 0.9, 0.2)
@@ -51,8 +55,7 @@ class Options:
     heads: int = 4
 
     def __post_init__(self) -> None:
-        if self.heads < 1:
-            raise ValueError(f"heads must be at least 1, not {self.heads}")
+        delta_heads.check(self)
 
 
 @dataclass(slots=True)
@@ -82,12 +85,8 @@ class Rwkv7(Mixer):
     def __init__(self, d_model: int, options: Options) -> None:
         super().__init__()
         heads = options.heads
-        if d_model % (8 * heads):
-            raise ValueError(
-                f"{heads} heads of a multiple of 8 channels need a d_model that is a multiple of "
-                f"{8 * heads}, not {d_model}"
-            )
-        self.d_model, self.heads, self.head_dim = d_model, heads, d_model // heads
+        self.d_model, self.heads = d_model, heads
+        self.head_dim = delta_heads.head_width(d_model, options)
         small, gate = ranks(d_model)
         self.mix = nn.Parameter(torch.empty(len(MIX_POWERS), d_model))
         self.receptance = nn.Linear(d_model, d_model, bias=False)
@@ -128,10 +127,8 @@ class Rwkv7(Mixer):
     def empty_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
     ) -> Rwkv7State:
-        shape = (batch_size, self.heads, self.head_dim, self.head_dim)
-        state_dtype = torch.promote_types(dtype, torch.float32)
         return Rwkv7State(
-            torch.zeros(shape, device=device, dtype=state_dtype),
+            delta_heads.empty_memory(batch_size, self.heads, self.head_dim, device, dtype),
             torch.zeros(batch_size, self.d_model, device=device, dtype=dtype),
         )
 
@@ -198,11 +195,11 @@ def _flops_per_token(d_model: int, options: Options, seq_len: int) -> float:
 
 
 def _saved_elements_per_token(d_model: int, options: Options, seq_len: int) -> float:
-    """Counted: activations of width d and of the low ranks, the chunk's matrices, and the state
-    before each chunk."""
-    chunk, width, (small, gate) = chunk_of(seq_len, CHUNK), d_model // options.heads, ranks(d_model)
-    in_chunk = options.heads * (5 * chunk + 6) + 2 * d_model * width / chunk
-    return 46.0 * d_model + 2 * small + gate + in_chunk
+    """Counted: activations of width d and of the low ranks, and what is kept in chunks."""
+    small, gate = ranks(d_model)
+    chunk = chunk_of(seq_len, CHUNK)
+    in_chunks = delta_heads.saved_in_chunks(d_model, options, chunk, matrices=5, scalars=6)
+    return 46.0 * d_model + 2 * small + gate + in_chunks
 
 
 ARCHITECTURE = Architecture(
@@ -212,13 +209,13 @@ ARCHITECTURE = Architecture(
     mixer=Rwkv7,
     parameters=_parameters,
     state_bytes=lambda d_model, options, seq_len, element_bytes: (
-        d_model * (d_model // options.heads) * max(4, element_bytes) + d_model * element_bytes
+        delta_heads.memory_bytes(d_model, options, seq_len, element_bytes) + d_model * element_bytes
     ),
     flops_per_token=_flops_per_token,
     saved_elements_per_token=_saved_elements_per_token,
     implementation=lambda options, device_type: backends.implementation(
         f"own chunked products (chunk {CHUNK})", "chunk_rwkv7", device_type
     ),
-    width_multiple=lambda options: 8 * options.heads,
+    width_multiple=delta_heads.width_multiple,
     family="delta rule",
 )

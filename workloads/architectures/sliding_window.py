@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 
 from workloads import attention
-from workloads.attention import HeadsMixer
-from workloads.mixer import MixerState
-from workloads.ops.attention import attend_token, rotary_tables
+from workloads.attention import HeadsMixer, KeyValueCache
+from workloads.ops.attention import attend_token
 from workloads.ops.windowed_attention import attend_in_window, block_size, keys_per_query
 from workloads.plugins import Architecture
 
@@ -53,18 +52,9 @@ class Options:
             raise ValueError(f"window must be at least 1, not {self.window}")
 
 
-@dataclass(slots=True)
-class KeyValueRing(MixerState):
-    """keys (rotated where positions are rotary), values: (B, kv_heads, slots, head width), token t
-    in slot t mod slots; `length` tokens have come so far."""
-
-    keys: Tensor
-    values: Tensor
-    length: int
-
-
 class WindowAttention(HeadsMixer):
-    """Raises ValueError where d_model does not split into `heads` heads of even width."""
+    """The cache is a ring: token t lies in slot t mod slots. Raises ValueError where d_model does
+    not split into `heads` heads of even width."""
 
     def __init__(self, d_model: int, options: Options) -> None:
         super().__init__(d_model, options)
@@ -77,18 +67,10 @@ class WindowAttention(HeadsMixer):
 
     def empty_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
-    ) -> KeyValueRing:
-        slots = min(self.window, max_len)
-        shape = (batch_size, self.kv_heads, slots, self.head_dim)
-        if self.rotates:  # so that no step has to grow them
-            rotary_tables(self.head_dim, max_len, device, dtype)
-        return KeyValueRing(
-            torch.zeros(shape, device=device, dtype=dtype),
-            torch.zeros(shape, device=device, dtype=dtype),
-            0,
-        )
+    ) -> KeyValueCache:
+        return self.empty_cache(batch_size, min(self.window, max_len), max_len, device, dtype)
 
-    def prefill(self, x: Tensor, state: KeyValueRing) -> tuple[Tensor, KeyValueRing]:
+    def prefill(self, x: Tensor, state: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         slots, start, length = state.keys.shape[2], state.length, x.shape[1]
         self._check_room(state, length)
         q, k, v = self.project(x, start)
@@ -99,9 +81,9 @@ class WindowAttention(HeadsMixer):
         new = _slots(start + length - kept, start + length, slots, x.device)
         state.keys[:, :, new] = k[:, length - kept :].transpose(1, 2)
         state.values[:, :, new] = v[:, length - kept :].transpose(1, 2)
-        return self.merge(mixed), KeyValueRing(state.keys, state.values, start + length)
+        return self.merge(mixed), KeyValueCache(state.keys, state.values, start + length)
 
-    def step(self, x: Tensor, state: KeyValueRing) -> tuple[Tensor, KeyValueRing]:
+    def step(self, x: Tensor, state: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         slots, now = state.keys.shape[2], state.length
         self._check_room(state, 1)
         q, k, v = self.project_token(x, now)
@@ -109,9 +91,9 @@ class WindowAttention(HeadsMixer):
         state.values[:, :, now % slots] = v
         filled = min(now + 1, slots)
         mixed = attend_token(q, state.keys[:, :, :filled], state.values[:, :, :filled])
-        return self.merge(mixed), KeyValueRing(state.keys, state.values, now + 1)
+        return self.merge(mixed), KeyValueCache(state.keys, state.values, now + 1)
 
-    def _check_room(self, state: KeyValueRing, tokens: int) -> None:
+    def _check_room(self, state: KeyValueCache, tokens: int) -> None:
         """A ring shorter than the window was made for fewer tokens, and must not go round."""
         slots = state.keys.shape[2]
         if slots < self.window and state.length + tokens > slots:
@@ -124,13 +106,11 @@ def _slots(first: int, end: int, slots: int, device: torch.device) -> Tensor:
 
 
 def _state_bytes(d_model: int, options: Options, seq_len: int, element_bytes: int) -> int:
-    held = min(options.window, seq_len)
-    return 2 * attention.kv_width(d_model, options) * held * element_bytes
+    return attention.state_bytes(d_model, options, min(options.window, seq_len), element_bytes)
 
 
 def _flops_per_token(d_model: int, options: Options, seq_len: int) -> float:
-    maps = 2.0 * attention.parameters(d_model, options)
-    return maps + 4.0 * d_model * keys_per_query(seq_len, options.window)
+    return attention.flops(d_model, options, keys_per_query(seq_len, options.window))
 
 
 def _saved_elements_per_token(d_model: int, options: Options, seq_len: int) -> float:
@@ -144,8 +124,7 @@ def _saved_elements_per_token(d_model: int, options: Options, seq_len: int) -> f
 
 
 def _implementation(options: Options, device_type: str) -> str:
-    kernel = "flash" if device_type == "cpu" else "fused, torch's choice"
-    return f"blocked scaled_dot_product_attention ({kernel})"
+    return f"blocked scaled_dot_product_attention ({attention.sdpa_kernel(device_type)})"
 
 
 ARCHITECTURE = Architecture(

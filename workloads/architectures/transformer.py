@@ -30,15 +30,13 @@ import torch
 from torch import Tensor
 
 from workloads import attention, plugins
-from workloads.attention import HeadsMixer
-from workloads.mixer import MixerState
+from workloads.attention import HeadsMixer, KeyValueCache
 from workloads.ops.attention import (
     ALIBI_COLUMNS,
     alibi_slopes,
     attend,
     attend_as_matrix,
     attend_token,
-    rotary_tables,
 )
 from workloads.plugins import Architecture
 
@@ -63,18 +61,9 @@ class Options:
             raise ValueError(plugins.unknown("attention", self.attention, FORMS))
 
 
-@dataclass(slots=True)
-class KeyValueCache(MixerState):
-    """keys (rotated where positions are rotary), values: (B, kv_heads, max_len, head width), of
-    which `length` tokens are filled."""
-
-    keys: Tensor
-    values: Tensor
-    length: int
-
-
 class Attention(HeadsMixer):
-    """Raises ValueError where d_model does not split into `heads` heads of even width."""
+    """Token t lies in slot t of the cache. Raises ValueError where d_model does not split into
+    `heads` heads of even width."""
 
     def __init__(self, d_model: int, options: Options) -> None:
         super().__init__(d_model, options)
@@ -87,14 +76,7 @@ class Attention(HeadsMixer):
     def empty_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
     ) -> KeyValueCache:
-        shape = (batch_size, self.kv_heads, max_len, self.head_dim)
-        if self.rotates:  # so that no step has to grow them
-            rotary_tables(self.head_dim, max_len, device, dtype)
-        return KeyValueCache(
-            torch.zeros(shape, device=device, dtype=dtype),
-            torch.zeros(shape, device=device, dtype=dtype),
-            0,
-        )
+        return self.empty_cache(batch_size, max_len, max_len, device, dtype)
 
     def prefill(self, x: Tensor, state: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         start, end = state.length, state.length + x.shape[1]
@@ -127,10 +109,6 @@ class Attention(HeadsMixer):
         return alibi_slopes(self.heads, q.device, q.dtype) if self.biased else None
 
 
-def _state_bytes(d_model: int, options: Options, seq_len: int, element_bytes: int) -> int:
-    return 2 * attention.kv_width(d_model, options) * seq_len * element_bytes
-
-
 def _wider(d_model: int, options: Options) -> float:
     """Columns of a head in the kernel, over its width."""
     folded = options.position == "alibi" and options.attention == "fused"
@@ -138,11 +116,9 @@ def _wider(d_model: int, options: Options) -> float:
 
 
 def _flops_per_token(d_model: int, options: Options, seq_len: int) -> float:
-    """The maps, then q k^T and the weighted sum over the (T + 1) / 2 visible tokens on average; as
-    a matrix, over all T."""
-    seen = seq_len if options.attention == "materialised" else (seq_len + 1) / 2
-    maps = 2.0 * attention.parameters(d_model, options)
-    return maps + 4.0 * d_model * seen * _wider(d_model, options)
+    """Of T keys (T + 1) / 2 are visible on average; as a matrix all are multiplied."""
+    keys = seq_len if options.attention == "materialised" else (seq_len + 1) / 2
+    return attention.flops(d_model, options, keys, wider=_wider(d_model, options))
 
 
 def _saved_elements_per_token(d_model: int, options: Options, seq_len: int) -> float:
@@ -158,7 +134,7 @@ def _saved_elements_per_token(d_model: int, options: Options, seq_len: int) -> f
 def _implementation(options: Options, device_type: str) -> str:
     if options.attention == "materialised":
         return "torch matmul and softmax, T x T matrix"
-    return "torch SDPA (flash)" if device_type == "cpu" else "torch SDPA (fused, torch's choice)"
+    return f"torch SDPA ({attention.sdpa_kernel(device_type)})"
 
 
 ARCHITECTURE = Architecture(
@@ -167,7 +143,7 @@ ARCHITECTURE = Architecture(
     options=Options,
     mixer=Attention,
     parameters=attention.parameters,
-    state_bytes=_state_bytes,
+    state_bytes=attention.state_bytes,
     flops_per_token=_flops_per_token,
     saved_elements_per_token=_saved_elements_per_token,
     implementation=_implementation,

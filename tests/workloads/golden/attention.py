@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workloads import plugins
-from workloads.mixer import Mixer
+from tests.workloads.decoding import decode
+from workloads import plugins, registry
 from workloads.ops.attention import rotary_tables, rotate
 
 Case = tuple[str, Callable[[torch.dtype], tuple[Tensor, Tensor]]]
@@ -79,7 +79,7 @@ def _mixing(
 ) -> Callable[[torch.dtype, tuple[int, ...] | None], tuple[Tensor, Tensor]]:
     def run(dtype: torch.dtype, chunks: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
         q, k, v = (_heads(arrays, key, dtype) for key in ("q", "k", "v"))
-        plugin = plugins.load("architectures", architecture)
+        plugin = registry.load("architectures", architecture)
         heads = {"heads": q.shape[2], "kv_heads": k.shape[2]}
         mixer = plugin.mixer(
             q.shape[2] * q.shape[3], plugins.build_options(plugin.options, {**heads, **options})
@@ -89,23 +89,10 @@ def _mixing(
             mixer.add_module(projection, nn.Identity())
         qkv = torch.cat([x.flatten(2) for x in (q, k, v)], -1)
         with torch.no_grad():
-            output = mixer(qkv) if chunks is None else _in_chunks(mixer, qkv, chunks)
+            output = mixer(qkv) if chunks is None else decode(mixer, qkv, chunks)[0]
         return output, _heads(arrays, name, dtype).flatten(2)
 
     return run
-
-
-def _in_chunks(mixer: Mixer, x: Tensor, chunks: tuple[int, ...]) -> Tensor:
-    state = mixer.empty_state(x.shape[0], x.shape[1], x.device, x.dtype)
-    outputs, position = [], 0
-    for chunk in chunks:
-        output, state = mixer.prefill(x[:, position : position + chunk], state)
-        outputs.append(output)
-        position += chunk
-    for token in x[:, position:].unbind(1):
-        output, state = mixer.step(token, state)
-        outputs.append(output[:, None])
-    return torch.cat(outputs, 1)
 
 
 def _bind(

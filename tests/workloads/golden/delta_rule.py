@@ -11,12 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workloads.ops.delta_rule import (
-    delta_rule,
-    delta_rule_reference,
-    delta_rule_step,
-    gated_delta_rule,
-)
+from workloads.ops.delta_rule import delta_rule, delta_rule_reference, delta_rule_step
 
 Case = Callable[[torch.dtype], tuple[Tensor, Tensor]]
 Form = Callable[..., tuple[Tensor, Tensor]]
@@ -31,7 +26,7 @@ def knows(note: dict[str, Any], name: str) -> bool:
 def cases(note: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Case]]:
     """Outputs and last states of all three forms, from zero and from the file's state, then the
     gradients where the file has them."""
-    for form in (_chunked, _stepped, delta_rule_reference):
+    for form in (delta_rule, _stepped, delta_rule_reference):
         label = form.__name__.strip("_")
         scaled = partial(form, scale=note.get("scale", arrays["k"].shape[-1] ** -0.5))
         for suffix, start in (("", None), ("_from_S0", "S0")):
@@ -85,14 +80,6 @@ def _gradient(
     loss = (output * _tensor(arrays["w"], dtype)).sum()
     (found,) = torch.autograd.grad(loss, [inputs[array]])
     return found, _tensor(arrays[f"d{array}"], dtype)
-
-
-def _chunked(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor, **more: Any
-) -> tuple[Tensor, Tensor]:
-    if log_decay is None:
-        return delta_rule(q, k, v, beta, **more)
-    return gated_delta_rule(q, k, v, log_decay, beta, **more)
 
 
 def _stepped(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tests.workloads.decoding import decode
 from workloads.architectures.kvm import Kvm, Options
 from workloads.ops import kvm
 
@@ -106,13 +107,7 @@ def _cases_of(
         def run(dtype: torch.dtype) -> Pair:
             mixer, x = layer(dtype)
             with torch.no_grad():
-                state = mixer.empty_state(x.shape[0], length, x.device, dtype)
-                output, state = mixer.prefill(x[:, :first], state)
-                outputs = [output]
-                for token in x[:, first:].unbind(1):
-                    output, state = mixer.step(token, state)
-                    outputs.append(output[:, None])
-            return torch.cat(outputs, 1), expected("y", dtype)
+                return decode(mixer, x, (first,))[0], expected("y", dtype)
 
         return run
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.workloads.decoding import decode
 from workloads.ops.memory_caching.cache import empty_cache
 from workloads.ops.memory_caching.matrix import memory_caching, memory_caching_step
 from workloads.ops.memory_caching.recurrence import CachedRecurrence
@@ -191,17 +192,9 @@ def _vector(case: dict[str, Any], arrays: Arrays, form: str, dtype: torch.dtype)
         return vector_caching_reference(
             x, k, u, cell, caching, read=case["read"], lengths=case["lengths"]
         )
-    state = mixer.empty_state(x.shape[0], x.shape[1], x.device, dtype)
-    outputs = []
-    cut = min(caching.segment + 3, x.shape[1]) if form == "split" else 0
-    for part in (x[:, :cut], x[:, cut:]) if cut else ():
-        if part.shape[1]:
-            output, state = mixer.prefill(part, state)
-            outputs.append(output)
-    for token in () if cut else x.unbind(1):
-        output, state = mixer.step(token, state)
-        outputs.append(output[:, None])
-    return torch.cat(outputs, 1)
+    cut = min(caching.segment + 3, x.shape[1])
+    chunks = (cut, x.shape[1] - cut) if form == "split" else ()
+    return decode(mixer, x, filter(None, chunks))[0]
 
 
 def _cell(
