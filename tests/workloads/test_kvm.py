@@ -7,16 +7,19 @@ state many times.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from workloads import plugins
 from workloads.architectures.kvm import ARCHITECTURE, Kvm, Options
-from workloads.mixer import held_bytes
+from workloads.mixer import held_bytes, state_tensors
 from workloads.ops import kvm
 
 BATCH, LENGTH, WIDTH = 2, 37, 32
@@ -199,6 +202,7 @@ def test_rows_have_no_order_and_values_no_scale() -> None:
     for held in (changed.row_keys, changed.row_values, changed.row_scales):
         held[:, :, :rows] = held[:, :, order]
     changed.row_values.mul_(3)
+    kvm.note_factors(changed, slice(0, rows), mixer.method)
     expected, _ = mixer.step(x[:, 30], state)
     actual, _ = mixer.step(x[:, 30], changed)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
@@ -254,6 +258,63 @@ def test_declared_flops_are_those_of_the_batched_form(options: dict[str, object]
     actual = counter.get_total_flops() / BATCH - unseen
     declared = 36 * ARCHITECTURE.flops_per_token(WIDTH, mixer.options, 36)
     assert actual == pytest.approx(declared, rel=1e-9)
+
+
+class _Largest(TorchDispatchMode):
+    """The most elements of any tensor that is made within, views of `held` aside."""
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.held = {tensor.untyped_storage().data_ptr() for tensor in held}
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **kwargs or {})
+        for tensor in state_tensors(made):
+            if tensor.untyped_storage().data_ptr() not in self.held:
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"state_min": 24},
+        {"state": "sqrt"},
+        {"state": "all"},
+        {"state": "sqrt", "value_radius": False, "temperatures": False},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_a_step_within_a_chunk_neither_copies_rows_nor_changes_them(
+    options: dict[str, object],
+) -> None:
+    """What it makes is smaller than the rows of one head of one sequence."""
+    mixer, x = _mixer(**options), _input(149)
+    state = mixer.empty_state(BATCH, 149, x.device, x.dtype)
+    _, state = mixer.prefill(x[:, :145], state)
+    rows = state.row_keys[0, 0].numel()
+    for token in range(145, 149):
+        before = [held.clone() for held in _held_rows(state)]
+        with _Largest([*state_tensors(state), *mixer.parameters()]) as largest:
+            _, state = mixer.step(x[:, token], state)
+        same = [torch.equal(*pair) for pair in zip(before, _held_rows(state), strict=True)]
+        if token < 148:
+            assert largest.elements < rows
+            assert all(same)
+        else:  # which opens a chunk
+            assert not all(same)
+
+
+def _held_rows(state: kvm.Cache) -> tuple[Tensor, ...]:
+    return (
+        state.row_keys,
+        state.row_values,
+        state.row_scales,
+        state.key_factors,
+        state.value_factors,
+    )
 
 
 @torch.no_grad()

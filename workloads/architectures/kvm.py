@@ -15,7 +15,9 @@ against the context.
 Kernels: our own form in plain torch on both devices, `scaled_dot_product_attention` over all chunks
 at once with a mask; only the routing goes chunk after chunk. The authors' reference is plain torch
 too. The rows are sums, held in float32 at least so that decoding routes as training does; window
-tokens are in the model's dtype. Rows and window are allocated once, for the context's length.
+tokens are in the model's dtype. Rows and window are allocated once, for the context's length. A
+decoding step attends to the sums where they are, by products of its own and two factors a row; the
+state is worked on once in a chunk.
 
 Left out: grouped key-value heads, which the paper's experiments do not have; and the rounding of
 values to bfloat16 in the authors' code. The value residual of their backbone needs the first
@@ -33,8 +35,10 @@ from torch import Tensor, nn
 
 from workloads.mixer import Mixer
 from workloads.ops import kvm
+from workloads.ops.kvm import costs
 from workloads.plugins import Architecture, unknown
 
+Prepared = tuple[Tensor, Tensor, Tensor, Tensor | None]
 LAWS = ("fixed", "sqrt", "saturating", "all")
 
 
@@ -176,15 +180,8 @@ class Kvm(Mixer):
         return mixed, after
 
     def step(self, x: Tensor, state: kvm.Cache) -> tuple[Tensor, kvm.Cache]:
-        q, k, v, gate = self._tokens(x.unsqueeze(1), state)
         mixed, after = kvm.step(
-            q[:, :, 0],
-            k[:, :, 0],
-            v[:, :, 0],
-            None if gate is None else gate[:, :, 0],
-            method=self.method,
-            learned=self.learned,
-            cache=state,
+            *self._token(x, state), method=self.method, learned=self.learned, cache=state
         )
         out: Tensor = self.out(mixed.flatten(1))
         return out, after
@@ -207,30 +204,46 @@ class Kvm(Mixer):
         )
         return self.out(mixed.transpose(1, 2).flatten(2)), after
 
-    def _tokens(
-        self, x: Tensor, state: kvm.Cache | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _tokens(self, x: Tensor, state: kvm.Cache | None) -> Prepared:
         """(B, T, D) after `state` -> normalised and rotated q and k, and v, each (B, heads, T, head
         width), and the gate (B, heads, T). Notes the last projections in the state."""
-        qkv = self.qkv(x)
         start = state.length if state else 0
-        if self.shift is not None:
-            previous = state.previous if state and start else None
-            last = qkv[:, -1]
-            qkv = kvm.token_shift(qkv, self.shift.flatten(), previous)
-            if state and state.previous is not None:
-                state.previous.copy_(last)
-        q, k, v = qkv.view(*x.shape[:2], 3, self.heads, self.head_dim).unbind(2)
+        qkv = self._shifted(self.qkv(x), state)
         cos, sin = (
             table[start : start + x.shape[1], None]
-            for table in kvm.rotary_tables(
-                self.head_dim, self.method.rotary, start + x.shape[1], x.device, v.dtype
-            )
+            for table in self._turns(start + x.shape[1], qkv)
         )
+        q, k, v, gate = self._prepared(x, qkv, cos, sin)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return q, k, v, None if gate is None else gate.transpose(1, 2)
+
+    def _token(self, x: Tensor, state: kvm.Cache) -> Prepared:
+        """As `_tokens` for one token, (B, D) -> (B, heads, head width) and (B, heads)."""
+        qkv = self.qkv(x)
+        if self.shift is not None:
+            qkv = self._shifted(qkv.unsqueeze(1), state).squeeze(1)
+        cos, sin = (table[state.length] for table in self._turns(state.length + 1, qkv))
+        return self._prepared(x, qkv, cos, sin)
+
+    def _shifted(self, qkv: Tensor, state: kvm.Cache | None) -> Tensor:
+        if self.shift is None:
+            return qkv
+        previous, last = state.previous if state and state.length else None, qkv[:, -1]
+        qkv = kvm.token_shift(qkv, self.shift.flatten(), previous)
+        if state and state.previous is not None:
+            state.previous.copy_(last)
+        return qkv
+
+    def _turns(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        rotary = self.method.rotary
+        return kvm.rotary_tables(self.head_dim, rotary, length, like.device, like.dtype)
+
+    def _prepared(self, x: Tensor, qkv: Tensor, cos: Tensor, sin: Tensor) -> Prepared:
+        """(..., 3 D) -> q, k, v (..., heads, head width), and the gate (..., heads) of x."""
+        q, k, v = qkv.view(*qkv.shape[:-1], 3, self.heads, self.head_dim).unbind(-3)
         q = kvm.rotate(self.norm_q(q).to(v.dtype), cos, sin)
         k = kvm.rotate(self.norm_k(k).to(v.dtype), cos, sin)
-        gate = None if self.gate is None else kvm.merge_gate(self.gate(x)).transpose(1, 2)
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), gate
+        return q, k, v, None if self.gate is None else kvm.merge_gate(self.gate(x))
 
 
 def _shift(d_model: int) -> Tensor:
@@ -244,82 +257,15 @@ def _width_multiple(options: Options) -> int:
     return options.heads * (2 if options.rotary else 4)
 
 
-def _parameters(d_model: int, options: Options) -> int:
-    gate = options.heads * d_model if options.merge_gate else 0
-    temperatures = 2 * options.heads if options.temperatures else 0
-    shift = 3 * d_model if options.token_shift else 0
-    return 4 * d_model**2 + 6 * d_model // options.heads + gate + temperatures + shift
-
-
-def _state_bytes(d_model: int, options: Options, seq_len: int, element_bytes: int) -> int:
-    """Rows: two sums and a scale, in float32 at least. Window: two rows of the model's elements,
-    and gates."""
-    growth, exact = options.growth, max(4, element_bytes)
-    rows, window = growth.rows(growth.covered(seq_len)), min(seq_len, growth.span)
-    gates = options.heads * exact if options.merge_gate else 0
-    shift = 3 * d_model * element_bytes if options.token_shift else 0
-    state = rows * (2 * d_model + options.heads) * exact
-    return state + window * (2 * d_model * element_bytes + gates) + shift
-
-
-def _read(options: Options, seq_len: int) -> float:
-    """Rows and window tokens that the tokens after the first window attend to, summed over those
-    tokens, with what the batched form masks."""
-    growth = options.growth
-    covered = growth.covered(seq_len)
-    if growth.rows(covered) < covered:
-        return float(covered * (growth.rows(covered) + growth.span))
-    block, total = kvm.PREFIXES * growth.chunk, 0.0
-    for first in range(0, covered, block):
-        last = min(first + block, covered)
-        total += (last - first) * (last + (last - first) + growth.span - growth.chunk)
-    return total
-
-
-def _flops_per_token(d_model: int, options: Options, seq_len: int) -> float:
-    """4 maps of d x d and the gate; plain causal attention to the first window; then each chunk's
-    tokens against the most rows and a whole window, as the batched form pads; and the likeness of
-    each absorbed token to the rows, old and new."""
-    growth = options.growth
-    total = seq_len * (
-        8.0 * d_model**2 + (2 * d_model * options.heads if options.merge_gate else 0)
-    )
-    early = min(seq_len, growth.span)
-    total += early * 2.0 * d_model * (early + 1)
-    covered = growth.covered(seq_len)
-    total += 4.0 * d_model * _read(options, seq_len)
-    for before in range(growth.chunk, covered, growth.chunk):
-        rows, after = growth.rows(before), growth.rows(before + growth.chunk)
-        if after - rows < growth.chunk:
-            total += growth.chunk * 2.0 * d_model * after
-    return total / seq_len
-
-
-def _saved_elements_per_token(d_model: int, options: Options, seq_len: int) -> float:
-    """Measured with saved-tensor hooks: projections, normalised and rotated queries and keys; then,
-    per token that is summarised, its memory key and padded copies, the sums and normalised rows of
-    a state for each chunk, and the rows and windows as attended to."""
-    growth = options.growth
-    covered = growth.covered(seq_len)
-    rows = growth.rows(covered)
-    merged = rows < covered
-    held = 3.0 * d_model * rows * (covered / growth.chunk if merged else 1)
-    blocks = growth.chunk if merged else kvm.PREFIXES * growth.chunk
-    attended = 2.0 * d_model * _read(options, seq_len) / blocks
-    summarised = covered * (6.3 * d_model + 10 * options.heads)
-    each = (8.2 + 3 * options.token_shift - (not options.temperatures)) * d_model
-    return each + 5.5 * options.heads + (held + attended + summarised) / seq_len
-
-
 ARCHITECTURE = Architecture(
     title="key-value means",
-    version=1,
+    version=2,
     options=Options,
     mixer=Kvm,
-    parameters=_parameters,
-    state_bytes=_state_bytes,
-    flops_per_token=_flops_per_token,
-    saved_elements_per_token=_saved_elements_per_token,
+    parameters=costs.parameters,
+    state_bytes=costs.state_bytes,
+    flops_per_token=costs.flops_per_token,
+    saved_elements_per_token=costs.saved_elements_per_token,
     implementation=lambda options, device_type: (
         f"own chunked form (torch SDPA, chunk {options.chunk})"
     ),

@@ -3,12 +3,14 @@
 The layout is (B, heads, T, head width), as attention's.
 """
 
-from workloads.ops.kvm.chunked import attend, step
+from workloads.ops.kvm.cache import Cache, empty_cache, note_factors
+from workloads.ops.kvm.chunked import attend
+from workloads.ops.kvm.decoding import step
 from workloads.ops.kvm.growth import Growth
 from workloads.ops.kvm.memory import Memory, remember
 from workloads.ops.kvm.reading import PREFIXES
 from workloads.ops.kvm.reference import attend_reference
-from workloads.ops.kvm.state import Cache, Learned, Method, empty_cache, memory_keys, read
+from workloads.ops.kvm.state import Learned, Method, memory_keys, read
 from workloads.ops.kvm.tokens import (
     ROPE_BASE,
     merge_gate,
@@ -31,6 +33,7 @@ __all__ = [
     "empty_cache",
     "memory_keys",
     "merge_gate",
+    "note_factors",
     "read",
     "remember",
     "rotary_tables",

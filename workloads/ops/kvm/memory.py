@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workloads.ops.kvm.state import Cache, Learned, Method, memory_keys, route, scales, weighed
+from workloads.ops.kvm.cache import Cache
+from workloads.ops.kvm.state import Learned, Method, memory_keys, route, scales, weighed
 from workloads.ops.precision import without_autocast
 
 

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workloads.mixer import MixerState
 from workloads.ops.kvm.growth import Growth
 
 NORM_EPS = 1e-5
@@ -49,57 +48,6 @@ class Learned:
     bias: Tensor
     window_temperature: Tensor | None = None
     state_temperature: Tensor | None = None
-
-
-@dataclass(slots=True)
-class Cache(MixerState):
-    """A state with its window, after `length` tokens.
-
-    row_keys, row_values: (B, H, rows, D) and row_scales (B, H, rows), in float32 at least. keys
-    (rotated), values: (B, H, window, D) in the model's dtype, gates (B, H, window) in float32 at
-    least, or None without a gate. previous: the last token's projections (B, channels), where
-    tokens are shifted. How many rows and window tokens are filled follows from `length`.
-    """
-
-    row_keys: Tensor
-    row_values: Tensor
-    row_scales: Tensor
-    keys: Tensor
-    values: Tensor
-    gates: Tensor | None
-    previous: Tensor | None
-    length: int
-
-
-def empty_cache(
-    shape: tuple[int, int, int],
-    growth: Growth,
-    max_len: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    gated: bool,
-    shifted: int = 0,
-) -> Cache:
-    """For (B, H, D) and as many rows as the law makes of `max_len` tokens. `shifted` channels of
-    the last token are kept where tokens are shifted."""
-    batch, heads, width = shape
-    exact = torch.promote_types(dtype, torch.float32)
-    rows, window = growth.rows(growth.covered(max_len)), min(growth.span, max_len)
-
-    def zeros(*size: int, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(size, device=device, dtype=dtype)
-
-    return Cache(
-        zeros(batch, heads, rows, width, dtype=exact),
-        zeros(batch, heads, rows, width, dtype=exact),
-        zeros(batch, heads, rows, dtype=exact),
-        zeros(batch, heads, window, width, dtype=dtype),
-        zeros(batch, heads, window, width, dtype=dtype),
-        zeros(batch, heads, window, dtype=exact) if gated else None,
-        zeros(batch, shifted, dtype=dtype) if shifted else None,
-        0,
-    )
 
 
 def normalised(keys: Tensor, learned: Learned) -> Tensor:
@@ -181,11 +129,21 @@ def read(
     keys = normalised(row_keys, learned)
     if learned.state_temperature is not None:
         keys = keys * per_head(learned.state_temperature, keys)
+    return keys, row_values * value_factors(row_values, row_scales, method)[..., None]
+
+
+def key_factors(row_keys: Tensor) -> Tensor:
+    """(..., M): 1 / the deviation that the state's LayerNorm divides a sum of keys by."""
+    variance: Tensor = row_keys.var(-1, correction=0)
+    return torch.rsqrt(variance + NORM_EPS)
+
+
+def value_factors(row_values: Tensor, row_scales: Tensor, method: Method) -> Tensor:
+    """(..., M): what makes a row's value of its sum of values."""
     if method.value_radius:
-        factor = row_scales / torch.linalg.vector_norm(row_values, dim=-1).clamp_min(VALUE_EPS)
-    else:
-        factor = 1 / row_scales.clamp_min(1)
-    return keys, row_values * factor[..., None]
+        length: Tensor = torch.linalg.vector_norm(row_values, dim=-1)
+        return row_scales / length.clamp_min(VALUE_EPS)
+    return 1 / row_scales.clamp_min(1)
 
 
 def per_head(temperature: Tensor, like: Tensor) -> Tensor:
