@@ -11,11 +11,10 @@ The share of the ceiling is the layer's declared FLOPs, three times forward, ove
 step's time, of the rate that torch's product of two 1024 x 1024 matrices has reached so far; it is
 measured in every round. A library with its own matrix products (oneDNN in nn.LSTM) can be above it.
 
-    pip install transformers mambapy minGRU-pytorch fla-core
     python -m tests.benchmarks.mixers [--contexts 128 256 512 1024] [--rounds 5] [--only NAME ...]
 
-Where fla can be imported, transformers asks it for GPU kernels: to compare with both, install fla
-apart (`pip install --target FOLDER --no-deps fla-core`) and set FLA_FOLDER=FOLDER/fla.
+The libraries are those of the `dev` extra, and fla: `pip install --no-deps fla-core`, or into a
+folder of its own (`--target FOLDER`) with FLA_FOLDER=FOLDER/fla.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from tests.benchmarks.rivals import (
     Layer,
     Rival,
 )
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.plugins import Architecture
 
 SKIPPED = ("none", "hybrid", "stacked_rnn")
@@ -190,7 +189,7 @@ class Contest:
         case = rival.training(layer, context)
         ours = self.layer["training"]
         if case.ours is not None:
-            ours, own = training_form(case.ours, case.leaves, ())
+            ours, own = training_form(case.ours, case.leaves, case.own_parameters)
         form, theirs = training_form(case.rival, case.leaves, case.parameters)
         self.found[rival.name, "training"] = Versus(ours, form, difference(own, theirs))
 
@@ -281,7 +280,7 @@ def compare(names: Sequence[str], contexts: Sequence[int], rounds: int) -> tuple
     rate = 2 * GEMM**3 / min(product.sample() for _ in range(20))
     print(HEADER, "  (milliseconds)", flush=True)
     for name in names:
-        architecture = plugins.load("architectures", name)
+        architecture = registry.load("architectures", name)
         rivals = RIVALS.get(name, ())
         for rival in rivals:
             print(f"# {name}, {rival.name}: {rival.compared}")
@@ -331,7 +330,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [name for name in plugins.names("architectures") if name not in SKIPPED]
+    known = [name for name in registry.names("architectures") if name not in SKIPPED]
     arguments.add_argument("--contexts", type=int, nargs="+", default=[128, 256, 512, 1024])
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--only", nargs="+", metavar="NAME", choices=known, default=known)

@@ -2,14 +2,14 @@
 
 A rival is a module beside our layer, with our weights, or a function beside our op, with the same
 inputs. Libraries are imported when a rival is built; ImportError says that one is not installed.
-fla cannot be imported without Triton, and transformers asks it for kernels wherever it can be: the
-plain files are loaded by path, from the folder of package fla in FLA_FOLDER, else from where Python
-finds it.
+How a library's layer takes our weights is the oracles' knowledge (`tests/workloads/oracles/`). fla
+cannot be imported without Triton: its plain files are loaded by path, from the folder of package
+fla in FLA_FOLDER, else from where Python finds it.
 """
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
@@ -22,10 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.workloads.oracles.mambapy_scans import mamba_block
+from tests.workloads.oracles.memory_caching_package import memory_caching
+from tests.workloads.oracles.min_gru_pytorch import min_gru
+from tests.workloads.oracles.oracle import Twin, library
+from tests.workloads.oracles.transformers_attention import attention
+from tests.workloads.oracles.transformers_library import function
+from tests.workloads.oracles.transformers_xlstm import longest_chunk
 from workloads.architectures.linear_attention import (
     normalised_linear_attention,
     normalised_linear_attention_step,
 )
+from workloads.architectures.memory_caching import ARCHITECTURE as MEMORY_CACHING
 from workloads.mixer import Mixer
 from workloads.ops import delta_rule, gated_linear, mlstm, rwkv7, scan, selective_scan, slstm
 from workloads.ops.windowed_attention import attend_in_window
@@ -60,13 +68,17 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """Two functions of the same leaves, which with the parameters want gradients; `ours` None for
-    the layer."""
+    """Two functions of the same leaves, which with the parameters, the rival's and those of `ours`
+    where it is a module, want gradients; `ours` None for the layer."""
 
     leaves: tuple[Tensor, ...]
     rival: Callable[..., Tensor]
     parameters: tuple[Tensor, ...] = ()
     ours: Callable[..., Tensor] | None = None
+
+    @property
+    def own_parameters(self) -> tuple[Tensor, ...]:
+        return tuple(self.ours.parameters()) if isinstance(self.ours, nn.Module) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +123,6 @@ def _steps(*sequences: Tensor) -> list[tuple[Tensor, ...]]:
     return list(zip(*(x.unbind(1) for x in sequences), strict=True))
 
 
-def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for target, source in pairs:
-            target.copy_(source)
-
-
 def _heads_second(*tensors: Tensor) -> list[Tensor]:
     """(B, T, H, ...) -> (B, H, T, ...)."""
     return [x.transpose(1, 2) for x in tensors]
@@ -127,14 +133,13 @@ def _one_token(*tensors: Tensor) -> list[Tensor]:
     return [x.unsqueeze(2) for x in tensors]
 
 
-def _chunk(length: int, most: int) -> int:
-    """The longest chunk that divides `length`, for forms that do not pad."""
-    return next(chunk for chunk in range(min(most, length), 0, -1) if length % chunk == 0)
-
-
-def _library(module: str) -> Any:
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it laments missing GPU kernels
-    return importlib.import_module(module)
+def _twin_training(twin: Callable[..., Twin], layer: Layer, length: int) -> Training:
+    module = twin(layer.mixer, layer.options, WIDTH).copied()
+    return Training(
+        leaves=(layer.inputs(BATCH, length),),
+        rival=lambda x: cast(Tensor, module(x)),
+        parameters=tuple(module.parameters()),
+    )
 
 
 @cache
@@ -187,31 +192,14 @@ def _rnn_decoding(kind: str, layer: Layer, batch: int, context: int) -> Decoding
 # transformers' attention modules
 
 
-def _attention(family: str, layer: Layer) -> tuple[nn.Module, Any, Any]:
-    """The module with our weights, its rotary embedding and its configuration."""
-    folder = f"transformers.models.{family.lower()}"
-    configuration = getattr(
-        _library(f"{folder}.configuration_{family.lower()}"), f"{family}Config"
-    )(
-        hidden_size=WIDTH,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        num_hidden_layers=1,
-        attn_implementation="sdpa",
-        **({"sliding_window": layer.options.window} if family == "Mistral" else {}),
-    )
-    modeling = _library(f"{folder}.modeling_{family.lower()}")
-    module: nn.Module = getattr(modeling, f"{family}Attention")(configuration, 0)
-    rotary = getattr(modeling, f"{family}RotaryEmbedding")(configuration)
-    theirs, ours = cast(Any, module), cast(Any, layer.mixer)
-    maps = (theirs.q_proj, theirs.k_proj, theirs.v_proj, theirs.o_proj)
-    weights = (*ours.qkv.weight.chunk(3), ours.out.weight)
-    _copy([(m.weight, weight) for m, weight in zip(maps, weights, strict=True)])
-    return module, rotary, configuration
+def _attention(name: str, layer: Layer) -> tuple[nn.Module, Any]:
+    """The module with our weights, and its rotary embedding."""
+    module, rotary, parameters = attention(name, layer.mixer, WIDTH)
+    return Twin(module, parameters).copied(), rotary
 
 
 def _llama_training(layer: Layer, length: int) -> Training:
-    module, rotary, _ = _attention("Llama", layer)
+    module, rotary = _attention("Llama", layer)
     x = layer.inputs(BATCH, length)
     positions = rotary(x, torch.arange(length)[None])
     return Training(
@@ -221,9 +209,9 @@ def _llama_training(layer: Layer, length: int) -> Training:
     )
 
 
-def _attention_decoding(family: str, layer: Layer, batch: int, context: int) -> Decoding:
-    module, rotary, configuration = _attention(family, layer)
-    cache = _library("transformers").DynamicCache(config=configuration)
+def _attention_decoding(name: str, layer: Layer, batch: int, context: int) -> Decoding:
+    module, rotary = _attention(name, layer)
+    cache = library("transformers").DynamicCache(config=module.config)
     x, tokens = layer.inputs(batch, context), layer.tokens(batch)
     with torch.inference_mode():
         module(
@@ -261,30 +249,9 @@ def _band_training(layer: Layer, length: int) -> Training:
 # minGRU
 
 
-def _min_gru(layer: Layer) -> nn.Module:
-    module: nn.Module = _library("minGRU_pytorch.minGRU").minGRU(WIDTH, proj_out=True)
-    theirs, ours = cast(Any, module), cast(Any, layer.mixer)
-    update, candidate = ours.gates.weight.chunk(2)
-    _copy(
-        [
-            (theirs.to_hidden_and_gate.weight, torch.cat((candidate, update))),
-            (theirs.to_out.weight, ours.out.weight),
-        ]
-    )
-    return module
-
-
-def _min_gru_training(layer: Layer, length: int) -> Training:
-    module = _min_gru(layer)
-    return Training(
-        leaves=(layer.inputs(BATCH, length),),
-        rival=lambda x: cast(Tensor, module(x)),
-        parameters=tuple(module.parameters()),
-    )
-
-
 def _min_gru_decoding(layer: Layer, batch: int, context: int) -> Decoding:
-    module, start = _min_gru(layer), layer.after(batch, context)
+    module = min_gru(layer.mixer, layer.options, WIDTH).copied()
+    start = layer.after(batch, context)
 
     def step(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         output, state = module(x[:, None], state, return_next_prev_hidden=True)
@@ -294,7 +261,7 @@ def _min_gru_decoding(layer: Layer, batch: int, context: int) -> Decoding:
 
 
 def _pscan_training(layer: Layer, length: int) -> Training:
-    pscan = _library("mambapy.pscan").pscan
+    pscan = library("mambapy.pscan").pscan
     decay, added = _drawn(*[(BATCH, length, WIDTH)] * 2)
     return Training(
         leaves=(decay.sigmoid(), added),
@@ -307,32 +274,7 @@ def _pscan_training(layer: Layer, length: int) -> Training:
 
 
 def _mamba_block(layer: Layer) -> nn.Module:
-    library = _library("mambapy.mamba")
-    module: nn.Module = library.MambaBlock(library.MambaConfig(d_model=WIDTH, n_layers=1))
-    theirs, ours = cast(Any, module), cast(Any, layer.mixer)
-    _copy(
-        [
-            (theirs.in_proj.weight, ours.into.weight),
-            (theirs.conv1d.weight, ours.conv_weight[:, None]),
-            (theirs.conv1d.bias, ours.conv_bias),
-            (theirs.x_proj.weight, ours.select.weight),
-            (theirs.dt_proj.weight, ours.step_size.weight),
-            (theirs.dt_proj.bias, ours.step_size.bias),
-            (theirs.A_log, ours.log_rates),
-            (theirs.D, ours.skip),
-            (theirs.out_proj.weight, ours.out.weight),
-        ]
-    )
-    return module
-
-
-def _mamba_training(layer: Layer, length: int) -> Training:
-    module = _mamba_block(layer)
-    return Training(
-        leaves=(layer.inputs(BATCH, length),),
-        rival=lambda x: cast(Tensor, module(x)),
-        parameters=tuple(module.parameters()),
-    )
+    return mamba_block(layer.mixer, layer.options, WIDTH).copied()
 
 
 def _mamba_decoding(layer: Layer, batch: int, context: int) -> Decoding:
@@ -363,7 +305,7 @@ def _ssd_inputs(batch: int, length: int) -> tuple[Tensor, ...]:
 
 
 def _ssd_training(layer: Layer, length: int) -> Training:
-    chunk_scan = _library("transformers.models.mamba2.modeling_mamba2").mamba2_chunk_scan
+    chunk_scan = function("mamba2", "mamba2_chunk_scan")
 
     def rival(u: Tensor, dt: Tensor, rates: Tensor, b: Tensor, c: Tensor) -> Tensor:
         return cast(Tensor, chunk_scan(u, dt, rates, b, c, chunk_size=64))
@@ -376,7 +318,7 @@ def _ssd_training(layer: Layer, length: int) -> Training:
 
 
 def _ssd_decoding(layer: Layer, batch: int, context: int) -> Decoding:
-    update = _library("transformers.models.mamba2.modeling_mamba2").mamba2_selective_state_update
+    update = function("mamba2", "mamba2_selective_state_update")
     u, dt, rates, b, c = _ssd_inputs(batch, STEPS)
     wide = rates[:, None, None].expand(-1, 64, 64)
     state = torch.randn(batch, 4, 64, 64, generator=_generator(1))
@@ -405,8 +347,8 @@ def _mlstm_inputs(batch: int, length: int) -> list[Tensor]:
 
 
 def _mlstm_training(layer: Layer, length: int) -> Training:
-    chunkwise = _library("transformers.models.xlstm.modeling_xlstm").mlstm_chunkwise_native_autograd
-    chunk = _chunk(length, 64)
+    chunkwise = function("xlstm", "mlstm_chunkwise_native_autograd")
+    chunk = longest_chunk(length, 64)
 
     def rival(*inputs: Tensor) -> Tensor:
         q, k, v, i, f = _heads_second(*inputs)
@@ -420,7 +362,7 @@ def _mlstm_training(layer: Layer, length: int) -> Training:
 
 
 def _mlstm_decoding(layer: Layer, batch: int, context: int) -> Decoding:
-    native = _library("transformers.models.xlstm.modeling_xlstm").mlstm_recurrent_step_native
+    native = function("xlstm", "mlstm_recurrent_step_native")
     matrix, normaliser = _drawn((batch, HEADS, HEAD, HEAD), (batch, HEADS, HEAD))
     start = mlstm.Memory(matrix, normaliser, torch.zeros(batch, HEADS))
 
@@ -506,23 +448,19 @@ def _matrix_state(batch: int, rows: int = HEAD, columns: int = HEAD) -> Tensor:
 
 
 def _gated_delta_training(layer: Layer, length: int) -> Training:
-    chunked = _library(
-        "transformers.models.qwen3_next.modeling_qwen3_next"
-    ).torch_chunk_gated_delta_rule
+    chunked = function("qwen3_next", "torch_chunk_gated_delta_rule")
 
     def rival(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor) -> Tensor:
         return cast(Tensor, chunked(q, k, v, g=g, beta=beta)[0])
 
     def ours(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor) -> Tensor:
-        return delta_rule.gated_delta_rule(q, k, v, g, beta, scale=HEAD**-0.5)[0]
+        return delta_rule.delta_rule(q, k, v, g, beta, scale=HEAD**-0.5)[0]
 
     return Training(leaves=tuple(_delta_inputs(BATCH, length)), rival=rival, ours=ours)
 
 
 def _gated_delta_decoding(layer: Layer, batch: int, context: int) -> Decoding:
-    recurrent = _library(
-        "transformers.models.qwen3_next.modeling_qwen3_next"
-    ).torch_recurrent_gated_delta_rule
+    recurrent = function("qwen3_next", "torch_recurrent_gated_delta_rule")
 
     def rival(*given: Tensor) -> tuple[Tensor, Tensor]:
         *inputs, state = given
@@ -545,14 +483,14 @@ def _gated_delta_decoding(layer: Layer, batch: int, context: int) -> Decoding:
 
 def _delta_training(layer: Layer, length: int) -> Training:
     chunkwise = _fla("ops/delta_rule/naive.py").delta_rule_chunkwise
-    chunk = _chunk(length, 32)
+    chunk = longest_chunk(length, 32)
 
     def rival(*inputs: Tensor) -> Tensor:
         output = chunkwise(*_heads_second(*inputs), chunk_size=chunk)[0]
         return cast(Tensor, output.transpose(1, 2))
 
     def ours(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
-        return delta_rule.delta_rule(q, k, v, beta, scale=HEAD**-0.5)[0]
+        return delta_rule.delta_rule(q, k, v, None, beta, scale=HEAD**-0.5)[0]
 
     return Training(leaves=tuple(_delta_inputs(BATCH, length)[:4]), rival=rival, ours=ours)
 
@@ -671,7 +609,7 @@ def _wkv_inputs(batch: int, length: int) -> list[Tensor]:
 
 def _wkv_training(layer: Layer, length: int) -> Training:
     chunkwise = _fla("ops/generalized_delta_rule/dplr/naive.py").dplr_chunkwise
-    chunk = _chunk(length, 32)
+    chunk = longest_chunk(length, 32)
 
     def rival(*inputs: Tensor) -> Tensor:
         r, w, k, v, a, b = _heads_second(*inputs)
@@ -701,6 +639,24 @@ def _wkv_decoding(layer: Layer, batch: int, context: int) -> Decoding:
         tokens=_steps(*_wkv_inputs(batch, STEPS)),
         rival=Decoder(_matrix_state(batch), rival),
         ours=Decoder(_matrix_state(batch), ours),
+    )
+
+
+# memory caching
+
+
+def _memory_caching_training(layer: Layer, length: int) -> Training:
+    """The package pools by sums and has no norm, so ours does the same here."""
+    options = dataclasses.replace(layer.options, pool="sum", output_norm=False)
+    ours = MEMORY_CACHING.mixer(WIDTH, options)
+    assert ours is not None
+    ours.load_state_dict({name: layer.mixer.state_dict()[name] for name in ours.state_dict()})
+    rival = memory_caching(ours, options, WIDTH).copied()
+    return Training(
+        leaves=(layer.inputs(BATCH, length),),
+        rival=lambda x: cast(Tensor, rival(x)),
+        parameters=tuple(rival.parameters()),
+        ours=ours,
     )
 
 
@@ -743,7 +699,7 @@ RIVALS: dict[str, tuple[Rival, ...]] = {
         Rival(
             "minGRU-pytorch",
             "module against module, same weights (its log-space scan, no bias)",
-            _min_gru_training,
+            partial(_twin_training, min_gru),
             _min_gru_decoding,
         ),
         Rival("mambapy pscan", "op against op: the scan alone", _pscan_training),
@@ -752,7 +708,7 @@ RIVALS: dict[str, tuple[Rival, ...]] = {
         Rival(
             "mambapy block",
             "module against module (MambaBlock, pscan), same weights; decode: its step",
-            _mamba_training,
+            partial(_twin_training, mamba_block),
             _mamba_decoding,
         ),
         Rival(
@@ -819,6 +775,14 @@ RIVALS: dict[str, tuple[Rival, ...]] = {
             "naive_recurrent_linear_attn at T = 1",
             _linear_training,
             _linear_decoding,
+        ),
+    ),
+    "memory_caching": (
+        Rival(
+            "memory-caching",
+            "module against module, same weights, sums of keys and no norm in both: its only form, "
+            "a loop over tokens; it cannot decode",
+            _memory_caching_training,
         ),
     ),
     "rwkv7": (

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from workloads import check as checking
-from workloads import plugins
+from workloads import registry
 from workloads.cell import Cell
 from workloads.check import check
 from workloads.sizing import CannotMatch
@@ -46,14 +46,14 @@ ARCHITECTURE = replace(gru.ARCHITECTURE, title="gappy", implementation=implement
 '''
 
 
-@pytest.mark.parametrize("name", plugins.names("architectures"))
+@pytest.mark.parametrize("name", registry.names("architectures"))
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_every_architecture_passes_with_its_defaults(name: str, precision: str) -> None:
     built = check(replace(CELL, architecture=name, precision=precision))
     assert built.shape.architecture == name
     assert built.implementation is not None and built.unsupported is None
     assert 0 < built.parameters < built.total_parameters
-    if plugins.load("architectures", name).matched:
+    if registry.load("architectures", name).matched:
         assert built.parameters == pytest.approx(CELL.size, rel=0.02)
 
 

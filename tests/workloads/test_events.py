@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workloads.tiny_cells import measure_cell
-from workloads import plugins
+from workloads import registry
 from workloads.environment import describe
 from workloads.events import Event, Facts, Progress, Started, assemble, decode, encode
 from workloads.measurement import Measurement
@@ -19,7 +19,7 @@ CELL = measure_cell(metrics=("decode_time", "prefill_time"))
 
 
 def taken(name: str, *samples: float) -> Measurement:
-    return plugins.metric(CELL.task, name).measurement(name, samples)
+    return registry.metric(CELL.task, name).measurement(name, samples)
 
 
 def curve(*samples: float) -> Measurement:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.mixer import Mixer, held_bytes, state_tensors
 from workloads.ops.gated_linear import gated_linear_attention
 from workloads.ops.memory_caching.cache import MatrixCache, empty_cache
@@ -24,7 +24,7 @@ from workloads.ops.memory_caching.weights import RULES, Caching, weigh
 
 BATCH, LENGTH, HEADS, DK, DV, WIDTH = 2, 21, 2, 6, 5, 32
 DOUBLE = torch.float64
-ARCHITECTURE = plugins.load("architectures", "memory_caching")
+ARCHITECTURE = registry.load("architectures", "memory_caching")
 
 STARTS = ("checkpoint", "independent")
 

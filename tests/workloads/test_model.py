@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from workloads import plugins, sizing
+from workloads import registry, sizing
 from workloads.mixer import held_bytes
 from workloads.model import (
     Backbone,
@@ -22,12 +22,12 @@ from workloads.model import (
     total_parameters,
 )
 
-NAMES = plugins.names("architectures")
+NAMES = registry.names("architectures")
 BATCH, LENGTH, VOCABULARY = 2, 13, 11
 
 
 def _shape(name: str) -> ModelShape:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     return ModelShape(
         architecture=name,
         vocab_size=VOCABULARY,

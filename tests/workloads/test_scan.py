@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.mixer import Mixer, held_bytes
 from workloads.ops import backends, scan, selective_scan
 from workloads.ops.convolution import causal_conv, causal_conv_step
@@ -135,7 +135,7 @@ VARIANTS: list[tuple[str, dict[str, Any], int]] = [
 @pytest.mark.parametrize(("name", "options", "width"), VARIANTS, ids=str)
 @torch.no_grad()
 def test_other_options_keep_the_contract(name: str, options: dict[str, Any], width: int) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     built = plugins.build_options(architecture.options, options)
     assert width % architecture.width_multiple(built) == 0
     mixer = _mixer(architecture, width, built)
@@ -165,7 +165,7 @@ def _mixer(architecture: plugins.Architecture, width: int, options: Any) -> Mixe
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2"])
 def test_step_sizes_start_within_the_papers_bounds(name: str) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     mixer = _mixer(architecture, 64, architecture.options())
     bias = dict(mixer.named_parameters())["step_size.bias" if name == "mamba" else "step_bias"]
     steps = F.softplus(bias)
@@ -184,7 +184,7 @@ def test_step_sizes_start_within_the_papers_bounds(name: str) -> None:
 )
 def test_senseless_options_are_refused(name: str, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError) as refusal:
-        plugins.build_options(plugins.load("architectures", name).options, options)
+        plugins.build_options(registry.load("architectures", name).options, options)
     assert sentence in str(refusal.value)
 
 
@@ -242,7 +242,7 @@ def test_the_selective_scan_kernel_is_called_as_mamba_ssm_defines_it(
 
 def test_mamba_says_what_its_kernel_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
-    architecture = plugins.load("architectures", "mamba")
+    architecture = registry.load("architectures", "mamba")
     with pytest.raises(plugins.Unsupported, match="must be built with nvcc"):
         architecture.implementation(architecture.options(), "cuda")
 

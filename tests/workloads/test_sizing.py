@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
-from workloads import plugins, sizing
+from workloads import registry, sizing
 from workloads.cell import Cell
 from workloads.model import (
     Backbone,
@@ -22,8 +22,8 @@ from workloads.model import (
 )
 from workloads.train import adamw, next_token_losses
 
-NAMES = plugins.names("architectures")
-MATCHED = [name for name in NAMES if plugins.load("architectures", name).matched]
+NAMES = registry.names("architectures")
+MATCHED = [name for name in NAMES if registry.load("architectures", name).matched]
 WITHOUT_TEMPORARIES = {"none", "lstm", "gru", "stacked_rnn", "transformer"}
 """Mixers whose backward pass holds little that the forward pass did not keep."""
 FEW_PER_LAYER = 150_000
@@ -58,7 +58,7 @@ def _cell(architecture: str, size: int, num_layers: int, **changes: object) -> C
 @example(size=50_000, num_layers=12)
 @example(size=1_000_000_000, num_layers=24)
 def test_parameters_are_within_two_per_cent(name: str, size: int, num_layers: int) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     assume(name != "hybrid" or num_layers >= 2)
     assume(architecture.residual or size >= FEW_PER_LAYER * num_layers)
     try:
@@ -164,7 +164,7 @@ def _traced_peak(shape: ModelShape, batch_size: int, seq_len: int) -> int:
 def test_predicted_training_peak_is_near_the_traced_one(
     name: str, d_model: int, mlp_width: int, batch_size: int, seq_len: int
 ) -> None:
-    residual = plugins.load("architectures", name).residual
+    residual = registry.load("architectures", name).residual
     shape = ModelShape(
         architecture=name,
         vocab_size=256,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.workloads.tiny_cells import train_cell
-from workloads import plugins
+from workloads import registry
 from workloads.cell import Cell
 from workloads.check import check
 from workloads.events import Event, Facts
@@ -72,7 +72,7 @@ def seen_tokens(cell: Cell) -> list[Tensor]:
     return seen
 
 
-@pytest.mark.parametrize("architecture", plugins.names("architectures"))
+@pytest.mark.parametrize("architecture", registry.names("architectures"))
 def test_the_same_seed_gives_the_same_losses_bit_for_bit(architecture: str) -> None:
     cell = train_cell(architecture=architecture)
     assert curve_of(cell).samples == curve_of(cell).samples
@@ -142,7 +142,7 @@ def test_weights_decay_and_biases_and_norms_do_not() -> None:
     assert decayed["params"] and free["params"]
 
 
-@pytest.mark.parametrize("architecture", plugins.names("architectures"))
+@pytest.mark.parametrize("architecture", registry.names("architectures"))
 def test_every_parameter_is_in_one_group_and_rates_do_not_decay(architecture: str) -> None:
     model = model_of(train_cell(architecture=architecture, size=60_000))
     decayed, free = (set(map(id, group["params"])) for group in adamw(model, 1e-3).param_groups)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.mixer import Mixer, held_bytes
 from workloads.ops.gated_linear import CHUNK
 from workloads.ops.mlstm import Memory, mlstm, mlstm_reference, mlstm_step
@@ -32,7 +32,7 @@ WIDTH = 32
 
 
 def _mixer(name: str, options: dict[str, Any]) -> tuple[Mixer, plugins.Architecture, Any]:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     built = plugins.build_options(architecture.options, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
@@ -242,7 +242,7 @@ def test_gradients_are_right_by_differences(name: str, options: dict[str, Any]) 
 
 @pytest.mark.parametrize("name, options", SETTINGS, ids=str)
 def test_a_dry_build_needs_no_memory(name: str, options: dict[str, Any]) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     with torch.device("meta"):
         mixer = architecture.mixer(WIDTH, plugins.build_options(architecture.options, options))
         assert mixer is not None
@@ -251,7 +251,7 @@ def test_a_dry_build_needs_no_memory(name: str, options: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("name, options", [SETTINGS[0], SETTINGS[3]], ids=str)
 def test_no_slow_form_stands_in_on_a_gpu(name: str, options: dict[str, Any]) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     with pytest.raises(plugins.Unsupported, match=r"no (verified )?fast kernel"):
         architecture.implementation(plugins.build_options(architecture.options, options), "cuda")
 
@@ -267,12 +267,12 @@ def test_no_slow_form_stands_in_on_a_gpu(name: str, options: dict[str, Any]) -> 
 )
 def test_a_wrong_option_is_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plugins.build_options(plugins.load("architectures", name).options, options)
+        plugins.build_options(registry.load("architectures", name).options, options)
 
 
 @pytest.mark.parametrize("name", ["mlstm", "slstm"])
 def test_heads_must_divide_the_width(name: str) -> None:
-    architecture = plugins.load("architectures", name)
+    architecture = registry.load("architectures", name)
     with pytest.raises(ValueError, match="multiple of 3 heads, not 32"):
         architecture.mixer(WIDTH, architecture.options(heads=3))
 
