@@ -5,12 +5,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SWEEP  ?= sweeps/context_scaling.yaml
 
-.PHONY: help venv sweep test check ui clean
+.PHONY: help venv sweep test check exhaustive ui clean
 
 help:
 	@echo "make sweep   run $(SWEEP) (another: make sweep SWEEP=sweeps/smoke.yaml)"
 	@echo "make test    every check and every test"
-	@echo "make check   the same without the slow tests"
+	@echo "make check   the same without the slow tests, and an audit of the packages"
+	@echo "make exhaustive   the tests that take many minutes"
 	@echo "make ui      the MLflow UI on 127.0.0.1"
 	@echo "make venv    set up $(VENV) only"
 	@echo "make clean   remove $(VENV) and caches; results and mlflow.db stay"
@@ -30,10 +31,14 @@ sweep: venv
 	@$(BIN)/python -m orchestrator sweep $(SWEEP)
 
 test: venv
-	@PATH="$(CURDIR)/$(BIN):$$PATH" infra/check.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" infra/check.sh -m "not exhaustive"
 
 check: venv
-	@PATH="$(CURDIR)/$(BIN):$$PATH" infra/check.sh -m "not slow"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" infra/check.sh -m "not slow and not exhaustive"
+	@$(BIN)/python infra/audit.py
+
+exhaustive: venv
+	@$(BIN)/pytest -m exhaustive
 
 ui: venv
 	@$(BIN)/python -m orchestrator ui
