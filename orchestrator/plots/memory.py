@@ -9,7 +9,7 @@ from itertools import groupby
 from matplotlib.figure import Figure
 
 from orchestrator.analysis.tables import Tables
-from orchestrator.plots import lines, style
+from orchestrator.plots import lines, margin, sheet, style
 from orchestrator.plots.plot import Drawing, Plot
 from orchestrator.plots.series import Frame, conditions, file_name, frames
 
@@ -37,15 +37,15 @@ def draw(tables: Tables) -> Iterator[Drawing]:
 
 
 def _figure(tables: Tables, shown: list[Frame], looks: dict[str, style.Look]) -> Figure:
-    heights = [max(PANEL, lines.needed(frame, looks)) for frame in shown]
-    figure, panels = lines.stack(heights, 0.62, looks)
+    heights = [max(PANEL, margin.needed(frame, looks)) for frame in shown]
+    figure, panels = sheet.stack(heights, 0.62, looks)
     inches = style.WIDTH - style.MARGIN_LEFT - style.MARGIN_RIGHT
     for axes, frame in zip(panels, shown, strict=True):
         lines.medians(axes, frame, looks)
-        lines.heading(axes, frame.title, conditions(tables, frame))
+        sheet.heading(axes, frame.title, conditions(tables, frame))
         style.context_axis(axes, frame.contexts, inches, labels=axes is panels[-1])
-        lines.zone([axes], tables.sweep.zone)
-        lines.names(axes, frame, looks)
+        sheet.zone([axes], tables.sweep.zone)
+        margin.names(axes, frame, looks)
     panels[-1].set_xlabel(f"context ({tables.sweep.token_unit}, log scale)")
     return figure
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from matplotlib.figure import Figure
 
 from orchestrator.analysis.tables import Tables
-from orchestrator.plots import lines, style
+from orchestrator.plots import lines, margin, sheet, style
 from orchestrator.plots.plot import Drawing, Plot
 from orchestrator.plots.series import Row
 
@@ -28,7 +28,7 @@ def draw(tables: Tables) -> Iterator[Drawing]:
 
 
 def _figure(rows: list[Row], looks: dict[str, style.Look]) -> Figure:
-    figure, (axes,) = lines.stack([max(SIDE, lines.key_height(looks))], 0, looks)
+    figure, (axes,) = sheet.stack([max(SIDE, margin.key_height(looks))], 0, looks)
     times = [row[column] for row in rows for column in ("seconds", "predicted_seconds")]
     low, high = min(times) / 1.5, max(times) * 1.5
     axes.set_xscale("log")
@@ -52,8 +52,8 @@ def _figure(rows: list[Row], looks: dict[str, style.Look]) -> Figure:
             alpha=0.7,
             rasterized=len(rows) > 500,
         )
-    lines.heading(axes, "Predicted and measured time of a cell", "wall time, strip: ± factor 2")
-    lines.key(axes, [label for label in looks if any(r["label"] == label for r in rows)], looks)
+    sheet.heading(axes, "Predicted and measured time of a cell", "wall time, strip: ± factor 2")
+    margin.key(axes, [label for label in looks if any(r["label"] == label for r in rows)], looks)
     axes.set_xlabel("measured")
     axes.set_ylabel("predicted")
     return figure

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from orchestrator.analysis.tables import Tables
-from orchestrator.plots import lines, style
+from orchestrator.plots import lines, margin, sheet, style
 from orchestrator.plots.plot import Drawing, Plot
 from orchestrator.plots.series import Row, file_name
 from orchestrator.quantities import count, size
@@ -58,8 +58,8 @@ def _figure(
 ) -> Figure:
     lengths = sorted({cells[cell]["seq_len"] for cell in curves})
     # The key may be longer than one panel: it runs down beside all of them.
-    beside = (lines.key_height(looks) + GAP) / len(lengths) - GAP
-    figure, panels = lines.stack([max(PANEL, beside)] * len(lengths), GAP, looks)
+    beside = (margin.key_height(looks) + GAP) / len(lengths) - GAP
+    figure, panels = sheet.stack([max(PANEL, beside)] * len(lengths), GAP, looks)
     unit = next(iter(curves.values()))[0]["unit"]
     values = [row["value"] for rows in curves.values() for row in rows]
     for axes, length in zip(panels, lengths, strict=True):
@@ -70,8 +70,8 @@ def _figure(
         _token_axis(axes, curves, cells, labelled=axes is panels[-1])
         axes.set_ylabel(unit, color=style.GREY)
         told = f"length {count(length)} {tables.sweep.token_unit}"
-        lines.heading(axes, "" if axes is not panels[0] else title.capitalize(), told)
-    lines.key(panels[0], [label for label in looks if _present(label, curves, cells)], looks)
+        sheet.heading(axes, "" if axes is not panels[0] else title.capitalize(), told)
+    margin.key(panels[0], [label for label in looks if _present(label, curves, cells)], looks)
     panels[-1].set_xlabel(f"{tables.sweep.token_unit} of training")
     return figure
 

@@ -18,7 +18,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from orchestrator.analysis.tables import Tables
-from orchestrator.plots import lines, style
+from orchestrator.plots import lines, margin, sheet, style
+from orchestrator.plots.fitting import short
 from orchestrator.plots.plot import Drawing, Plot
 from orchestrator.plots.series import Frame, Row, batch_words, file_name, frames
 from orchestrator.quantities import count, size
@@ -77,7 +78,7 @@ def _figure(
         for largest, side in zip(most, abreast, strict=True)
     ]
     middles = [sum(highs[:place]) + (high - 1) / 2 for place, high in enumerate(highs)]
-    below = lines.families_height(looks)
+    below = sheet.families_height(looks)
     key = (MANY_KEY if many else KEY) * math.ceil(len(looks) / COLUMNS)
     map_height = ROW * sum(highs)
     height = HEAD + map_height + FOOT + key + below
@@ -97,9 +98,9 @@ def _figure(
     axes.set_ylim(sum(highs) - 0.5, -0.5)
     axes.yaxis.set_major_locator(FixedLocator(middles))
     _axes(axes, shown, contexts, tables, width)
-    lines.heading(axes, "Who cannot be told from the best", f"{size(shown[0].size)} parameters")
+    sheet.heading(axes, "Who cannot be told from the best", f"{size(shown[0].size)} parameters")
     _key(figure, looks, below)
-    lines.families(figure, looks, KEY_LEFT)
+    sheet.families(figure, looks, KEY_LEFT)
     return figure
 
 
@@ -115,7 +116,7 @@ def _key(figure: Figure, looks: dict[str, style.Look], below: float) -> None:
     marks = {"linestyle": "none"}
     sizes = {"markersize": 4.5, "markeredgewidth": 0.6} if many else {}
     handles = [
-        Line2D([], [], **{**look.plain(), **marks, **sizes}, label=lines.cut(label, look))
+        Line2D([], [], **{**look.plain(), **marks, **sizes}, label=margin.cut(label, look))
         for label, look in looks.items()
     ]
     at: dict[str, Any] = {"loc": "lower center"}
@@ -183,7 +184,7 @@ def _axes(
     axes.xaxis.set_major_locator(FixedLocator(range(0, len(contexts), every)))
     axes.xaxis.set_major_formatter(FixedFormatter([count(at) for at in contexts[::every]]))
     names = [
-        lines.short(frame.title, 30) + (f", {batch_words(frame.batch)}" if frame.batch else "")
+        short(frame.title, 30) + (f", {batch_words(frame.batch)}" if frame.batch else "")
         for frame in shown
     ]
     axes.yaxis.set_major_formatter(FixedFormatter(names))

@@ -1,0 +1,63 @@
+"""What a careful reader asks next of a verdict, in a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.conclusion.comparison import Comparison, block
+from orchestrator.quantities import count, figures, percent
+
+_STOPPED = {
+    "out_of_memory": "ran out of memory",
+    "timeout": "ran out of time",
+    "diverged": "diverged",
+    "unsupported": "could not run",
+}
+
+
+def asides(comparison: Comparison) -> Iterator[str]:
+    """Whether it matters there, whether it is the zone asked about, where a curve stopped, on how
+    much it rests."""
+    row = comparison.first
+    if row["verdict"] == "crosses":
+        if row["indifferent_low"] is not None:
+            yield (
+                f"Between {count(row['indifferent_low'])} and {count(row['indifferent_high'])}"
+                f" {comparison.unit} the two lie within 5 % of each other."
+            )
+        low, high = comparison.tables.sweep.zone
+        inside = any(crossing["in_zone"] for crossing in comparison.rows)
+        yield (
+            f"The interval {'overlaps' if inside else 'lies outside'} the zone asked about,"
+            f" {count(low)} to {count(high)}."
+        )
+    yield from _stops(comparison)
+    if (row["replicates"] or 0) >= 5:
+        yield _basis(comparison)
+
+
+def _stops(comparison: Comparison) -> Iterator[str]:
+    summary = comparison.tables.summary.to_pylist()
+    mine = [row for row in summary if block(row) == block(comparison.first)]
+    for label in (comparison.challenger, comparison.baseline):
+        at = [
+            (row["seq_len"], row["reason"])
+            for row in mine
+            if row["label"] == label and row["reason"] in _STOPPED
+        ]
+        if at:
+            context, reason = min(at)
+            yield (
+                f"{label} {_STOPPED[reason]} at {count(context)} {comparison.unit}, so nothing is"
+                " said from there on."
+            )
+
+
+def _basis(comparison: Comparison) -> str:
+    text = f"This rests on {comparison.replicates}"
+    effect = comparison.first["smallest_effect"]
+    if not effect:
+        return f"{text}."
+    scale = comparison.summary()["scale"]
+    seen = percent(effect) if scale == "ratio" else figures(effect, 2)
+    return f"{text}, enough to see a difference of {seen} with probability 0.8."

@@ -1,0 +1,103 @@
+"""One comparison of a challenger with the baseline, as the tables hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.analysis.tables import Tables
+from orchestrator.quantities import count
+
+Row = dict[str, Any]
+
+_UNKNOWN: Row = {
+    "title": None,
+    "implementation": None,
+    "kind": "measure",
+    "scale": "ratio",
+    "better": "smaller",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The verdicts on one pair by one metric: `rows`, several where it changes places again."""
+
+    tables: Tables
+    rows: list[Row]
+
+    @property
+    def first(self) -> Row:
+        return self.rows[0]
+
+    @property
+    def challenger(self) -> str:
+        return str(self.first["challenger"])
+
+    @property
+    def baseline(self) -> str:
+        return str(self.first["baseline"])
+
+    @property
+    def unit(self) -> str:
+        """What a context counts."""
+        return self.tables.sweep.token_unit
+
+    @property
+    def metric(self) -> str:
+        """The metric's title, as it stands within a sentence."""
+        title = str(self.summary()["title"] or self.first["metric"].replace("_", " "))
+        return title if title[1:2].isupper() else title[:1].lower() + title[1:]
+
+    @property
+    def contrasts(self) -> list[Row]:
+        """The contrasts of the pair that have a number."""
+        return [
+            contrast
+            for contrast in self.tables.contrasts.to_pylist()
+            if block(contrast) == block(self.first)
+            and contrast["challenger"] == self.challenger
+            and contrast["estimate"] is not None
+        ]
+
+    @property
+    def contexts(self) -> str:
+        """From where to where the two were compared."""
+        contexts = [contrast["seq_len"] for contrast in self.contrasts]
+        if not contexts:
+            return f"none {self.unit}"
+        if min(contexts) == max(contexts):
+            return f"{count(contexts[0])} {self.unit} alone"
+        return f"{count(min(contexts))} to {count(max(contexts))} {self.unit}"
+
+    @property
+    def replicates(self) -> str:
+        """How many there are of each: `5 rounds`, `1 seed`."""
+        noun = "round" if self.summary()["kind"] == "measure" else "seed"
+        return plural(self.first["replicates"] or 0, noun)
+
+    def summary(self, label: str | None = None) -> Row:
+        """A row of the summary of the same block: its title, scale, kind and implementation."""
+        return next(
+            (
+                row
+                for row in self.tables.summary.to_pylist()
+                if block(row) == block(self.first) and label in (None, row["label"])
+            ),
+            _UNKNOWN,
+        )
+
+    def named(self, label: str) -> str:
+        """A label with the code that ran under it."""
+        code = self.summary(label)["implementation"]
+        return f"{label} ({code})" if code else label
+
+
+def block(row: Row) -> tuple[Any, ...]:
+    """What all rows of one figure share."""
+    return row["metric"], row["task"], row["size"], row["batch"]
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 seed`, `5 seeds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
