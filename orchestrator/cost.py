@@ -18,8 +18,9 @@ from functools import cache
 from pathlib import Path
 
 from orchestrator.provenance import Envelope, Prediction
-from workloads import environment, plugins, sizing
+from workloads import environment, registry, sizing
 from workloads.cell import Cell
+from workloads.environment import Environment
 from workloads.plugins import Work, element_bytes
 from workloads.timing import MAX_SAMPLES, MIN_SAMPLES, MIN_SECONDS
 from workloads.train import schedule_of
@@ -89,9 +90,15 @@ class CostModel:
         return CostModel(rates=self.rates, probed=self.probed, factors=factors)
 
 
-def cost_model(device: str, cache: Path, envelopes: Iterable[Envelope] = ()) -> CostModel:
-    """The model for a device class, from the cached probe where there is one, and from records."""
-    fingerprint = environment.describe(device).fingerprint
+def cost_model(
+    device: str,
+    cache: Path,
+    envelopes: Iterable[Envelope] = (),
+    where: Environment | None = None,
+) -> CostModel:
+    """The model for a device class, from the cached probe where there is one, and from records;
+    `where` is the environment its cells run in (default: this machine's)."""
+    fingerprint = (where or environment.describe(device)).fingerprint
     known = read_probe(cache, fingerprint)
     kind = "cpu" if environment.is_cpu(device) else "accelerator"
     model = CostModel(rates=known or Rates(**DEFAULT_RATES[kind]), probed=known is not None)
@@ -131,7 +138,7 @@ def _raw_seconds(cell: Cell, rates: Rates) -> float:
 @cache
 def _work_of(task: str, metric: str) -> Work:
     # Kept, for a plan of ten thousand cells asks fifty thousand times, and a load reads folders.
-    return plugins.metric(task, metric).work
+    return registry.metric(task, metric).work
 
 
 def _forward_seconds(cell: Cell, rates: Rates, batch_size: int) -> float:

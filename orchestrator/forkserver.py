@@ -54,15 +54,15 @@ def main() -> None:
 
 def warm_up() -> None:
     """Import what every child needs, so that forking shares it. Importing starts no threads."""
-    from workloads import plugins
+    from workloads import registry
     from workloads.train import rehearse
 
     for module in _HEAVY:
         importlib.import_module(module)
     for family in ("architectures", "tasks", "metrics"):
-        for name in plugins.names(family):
+        for name in registry.names(family):
             try:
-                plugins.load(family, name)
+                registry.load(family, name)
             except Exception:
                 # A plug-in that cannot be imported breaks its own cells only, with its own words.
                 continue

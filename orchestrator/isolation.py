@@ -9,6 +9,7 @@ child last wrote.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -18,16 +19,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.credentials import secret_names
 from orchestrator.forkserver import kill_group
 from workloads import environment
 from workloads.cell import Cell, Limits
 from workloads.events import Event, Started, assemble, decode, unmeasured
 from workloads.measurement import Measurement, Reason
 from workloads.record import RunRecord
+from workloads.tasks.data import cache_folder
 
 POLL_SECONDS = 0.02
 START_SECONDS = 120.0
@@ -99,18 +102,34 @@ class Isolation:
             self.close()
             self._ready()
 
-    def run_cell(self, cell: Cell, *, cores: Sequence[int] = ()) -> RunRecord:
+    def run_cell(
+        self,
+        cell: Cell,
+        *,
+        cores: Sequence[int] = (),
+        reserved_bytes: int | None = None,
+        seconds: float = math.inf,
+    ) -> RunRecord:
         """Answer one cell. A metric that broke the memory cap does not take the others with it:
-        they are tried in a child of their own, within the same deadline."""
+        they are tried in a child of their own, within the same deadline.
+
+        `reserved_bytes` of its device's memory and `seconds` are what this attempt may use, where
+        that is less than the cell's own limits; `is_cut_short` says whether they ended it.
+        """
         self.wait_until_warm()  # which is not the cell's time
         started_at, clock = time.time(), time.monotonic()
         events: list[Event] = []
         asking = cell
+        of_device = _smaller(cell.limits.memory_bytes, reserved_bytes)
+        # An accelerator's memory is bounded by the child itself (`workloads.device`); what is
+        # watched from here is the memory of the process.
+        watched = of_device if environment.is_cpu(cell.device) else cell.limits.memory_bytes
         while True:
-            left = cell.limits.cell_seconds - (time.monotonic() - clock)
-            limits = Limits(cell_seconds=left, memory_bytes=cell.limits.memory_bytes)
+            left = min(cell.limits.cell_seconds, seconds) - (time.monotonic() - clock)
+            told = replace(asking, limits=replace(cell.limits, memory_bytes=of_device))
             ended = self._run_with_retry(
-                {"job": "cell", "cell": asking.to_dict(), "cores": list(cores)}, limits
+                {"job": "cell", "cell": told.to_dict(), "cores": list(cores)},
+                Limits(cell_seconds=left, memory_bytes=watched),
             )
             events += map(decode, ended.lines)
             rest = _metrics_after_cap(asking, events, ended)
@@ -196,10 +215,27 @@ class Isolation:
         return ended
 
 
+def is_cut_short(
+    record: RunRecord, *, reserved_bytes: int | None = None, seconds: float = math.inf
+) -> bool:
+    """True where an attempt ended at what it was given for now, below the cell's own limits: that
+    says nothing of the cell."""
+    limits, reasons = record.cell.limits, {m.reason for m in record.measurements}
+    if "out_of_memory" in reasons and reserved_bytes is not None:
+        return limits.memory_bytes is None or reserved_bytes < limits.memory_bytes
+    return "timeout" in reasons and seconds < limits.cell_seconds
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    return min((value for value in (one, other) if value is not None), default=None)
+
+
 def child_environment() -> dict[str, str]:
-    """What a child may know: no store credentials, and one thread before torch is told
-    otherwise."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "AWS_", "PG"))}
+    """What a child may know: no secret, and one thread before torch is told otherwise. Kernels that
+    Triton builds are kept in one folder of the machine, for all children and sweeps."""
+    secret = secret_names(os.environ, of_ray_too=True)
+    kept = {name: value for name, value in os.environ.items() if name not in secret}
+    kept.setdefault("TRITON_CACHE_DIR", str(cache_folder() / "triton"))
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 
 

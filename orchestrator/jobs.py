@@ -44,10 +44,10 @@ def _cell(job: dict[str, Any]) -> Iterator[str]:
 
 
 def _prepare(job: dict[str, Any]) -> Iterator[str]:
-    from workloads import plugins
+    from workloads import plugins, registry
     from workloads.tasks.data import cache_folder
 
-    task = plugins.load("tasks", job["task"])
+    task = registry.load("tasks", job["task"])
     task.prepare(plugins.build_options(task.options, job["options"]), Path(cache_folder()))
     yield json.dumps({"prepared": job["task"]})
 

@@ -1,53 +1,77 @@
-"""What happens once per machine before the first cell: task data are prepared, rates are probed.
+"""What happens once before the first cell, on the machines that run cells: task data are prepared,
+rates are probed.
 
-Each is a job in a child of its own, so the driver never loads data or touches a device.
+Each is a job in a child of its own, so no driver or worker loads data or touches a device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 from orchestrator import cost
 from orchestrator.errors import UserError
-from orchestrator.isolation import Isolation
 from orchestrator.plan import Plan
-from workloads import environment
-from workloads.cell import Scalar
+from workloads.cell import Cell
+from workloads.environment import Environment
+
+Job = dict[str, Any]
 
 
-def prepare(plan: Plan, cache: Path, isolation: Isolation, say: Callable[[str], None]) -> None:
-    """Prepare the data of every task that a train cell of the plan needs, and probe a machine that
-    was not probed yet.
+class Machines(Protocol):
+    """The machines that run a sweep's cells, as one: this one, or a cluster's."""
+
+    def everywhere(self, job: Job) -> None:
+        """Do a job on each of them. Raises RuntimeError."""
+        ...
+
+    def once(self, job: Job) -> Job:
+        """Do a job on one of them; its answer. Raises RuntimeError."""
+        ...
+
+
+def data_jobs(plan: Plan) -> list[Job]:
+    """One job for the data of each task that a train cell of the plan needs."""
+    jobs: dict[str, Job] = {}
+    for cell in plan.cells:
+        if cell.kind == "train":
+            job = data_job(cell)
+            jobs[repr(job)] = job
+    return list(jobs.values())
+
+
+def data_job(cell: Cell) -> Job:
+    """The job that prepares what this train cell learns from."""
+    return {"job": "prepare", "task": cell.task, "options": dict(cell.task_options)}
+
+
+def prepare(
+    plan: Plan, cache: Path, machines: Machines, where: Environment, say: Callable[[str], None]
+) -> None:
+    """Prepare the data, and probe machines like `where` if none was probed yet.
 
     Raises:
         UserError: the data cannot be had; says why.
     """
-    tasks: dict[str, tuple[str, dict[str, Scalar]]] = {}
-    for cell in plan.cells:
-        if cell.kind == "train":
-            tasks[repr((cell.task, cell.task_options))] = (cell.task, dict(cell.task_options))
-    for task, options in tasks.values():
-        say(f"data for {task}: checking, preparing where needed")
+    for job in data_jobs(plan):
+        say(f"data for {job['task']}: checking, preparing where needed")
         try:
-            isolation.call({"job": "prepare", "task": task, "options": options})
+            machines.everywhere(job)
         except RuntimeError as error:
-            raise UserError(f"{task}: its data cannot be prepared: {error}") from None
-    if cost.read_probe(cache, _fingerprint(plan)) is None:
-        _probe(plan, cache, isolation, say)
+            raise UserError(f"{job['task']}: its data cannot be prepared: {error}") from None
+    if cost.read_probe(cache, where.fingerprint) is None:
+        _probe(plan.cells[0].device, cache, machines, where, say)
 
 
-def _probe(plan: Plan, cache: Path, isolation: Isolation, say: Callable[[str], None]) -> None:
-    device = plan.cells[0].device
+def _probe(
+    device: str, cache: Path, machines: Machines, where: Environment, say: Callable[[str], None]
+) -> None:
     say(f"probing how fast {device} is, for predictions")
     try:
-        rates = isolation.call({"job": "probe", "device": device})["rates"]
+        rates = machines.once({"job": "probe", "device": device})["rates"]
     except RuntimeError as error:
         # Only predictions start from the rates; typical ones will do.
         say(f"the probe did not work ({error}); predictions start from typical rates")
         return
-    cost.write_probe(cache, _fingerprint(plan), rates)
-
-
-def _fingerprint(plan: Plan) -> str:
-    return environment.describe(plan.cells[0].device).fingerprint
+    cost.write_probe(cache, where.fingerprint, rates)

@@ -23,6 +23,12 @@ NAMING_SECONDS = 60.0
 """How long a folder may be there before its driver is named in it."""
 _DRIVER_FILE = "driver"
 
+WORKER_SETTINGS = {
+    # A worker that is killed would take its fork server with it, which is to end what it forked.
+    "RAY_kill_child_processes_on_worker_exit": "0",
+}
+"""What a cluster's workers are told, too."""
+
 # With this set, Ray listens where it is told (127.0.0.1) instead of on every interface.
 SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -42,6 +48,9 @@ SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_THRESHOLD_S": "1000",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A node that dies is said in one line of ours, not in a page of Tune's.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    **WORKER_SETTINGS,
 }
 
 

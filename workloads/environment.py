@@ -84,6 +84,11 @@ def default_device() -> str:
     return device_slug(names[0]) if names else "cpu:1"
 
 
+def is_here(device: str) -> bool:
+    """True where this machine has a device of this class."""
+    return is_cpu(device) or device in map(device_slug, accelerators())
+
+
 def describe(device: str) -> Environment:
     """The environment in which a cell of this device class runs on this machine."""
     if is_cpu(device):

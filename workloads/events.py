@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from workloads import plugins
+from workloads import registry
 from workloads.cell import Cell, Scalar
 from workloads.environment import Environment
 from workloads.measurement import Measurement, Reason
@@ -113,5 +113,5 @@ def unmeasured(
 ) -> Iterator[Measurement]:
     """These metrics of the cell, each without samples for one reason."""
     for name in metrics:
-        metric = plugins.metric(cell.task, name)
+        metric = registry.metric(cell.task, name)
         yield metric.measurement(name, reason=reason, detail=detail)

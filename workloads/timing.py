@@ -47,8 +47,8 @@ def sample(
 
 
 def warm_up_calls(device: torch.device) -> int:
-    """Calls before the first sample: an accelerator also raises its clocks and picks its kernels in
-    them."""
+    """Calls before the first sample, of the very shapes that are timed: in them an accelerator also
+    raises its clocks, and its kernels are built and chosen, which no sample may hold."""
     return 2 if device.type == "cpu" else 5
 
 

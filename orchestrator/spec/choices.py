@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from orchestrator.spec.sentences import Fault, FaultsBelow, requirement, shown, unknown
-from workloads import plugins
+from workloads import registry
 from workloads.cell import Scalar
 
 ChosenFamily = Literal["architectures", "tasks"]
@@ -45,16 +45,16 @@ def chooser(family: ChosenFamily, *, labelled: bool) -> Callable[[Any], Choice]:
             return value
         name, given = _name_and_options(value)
         if family == "architectures" and name.endswith(".py"):
-            name = plugins.register_file(name)
-        if name not in plugins.names(family):
-            raise ValueError(unknown(family.rstrip("s"), name, plugins.names(family)))
+            name = registry.register_file(name)
+        if name not in registry.names(family):
+            raise ValueError(unknown(family.rstrip("s"), name, registry.names(family)))
         faults: list[Fault] = []
         label = given.pop("label", None) if labelled else None
         if label is not None and (why := _label_fault(label, name)):
             faults.append(((name, "label"), why))
         options, wrong = _checked_options(family, name, given)
         own = default_label(name, options)
-        if label is None and own in plugins.names("architectures") and own != name and labelled:
+        if label is None and own in registry.names("architectures") and own != name and labelled:
             faults.append(((name,), f"{own!r} is an architecture of ours; give yours a `label:`"))
         if faults := [*faults, *wrong]:
             raise FaultsBelow(faults)
@@ -103,7 +103,7 @@ def _label_fault(label: Any, name: str) -> str | None:
         return f"must be one line of 1 to {MAX_LABEL} characters, not {shown(label)}"
     if label == DEFAULT_RATE:
         return f"{label!r} is what train.learning_rate calls the rate of all others"
-    if label != name and label in plugins.names("architectures"):
+    if label != name and label in registry.names("architectures"):
         return f"{label!r} is the name of another architecture"
     return None
 
@@ -134,8 +134,8 @@ def _checked_options(
 def options_of(family: ChosenFamily, name: str) -> type:
     """The dataclass of a plug-in's options."""
     if family == "tasks":
-        return plugins.load("tasks", name).options
-    return plugins.load("architectures", name).options
+        return registry.load("tasks", name).options
+    return registry.load("architectures", name).options
 
 
 def _type_faults(name: str, error: ValidationError) -> list[Fault]:

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.spec.choices import DEFAULT_RATE, Choice, chooser, resolve_label
 from orchestrator.spec.sentences import Fault, shorten, shown, unknown
 from orchestrator.spec.strict_yaml import Place
-from workloads import plugins
+from workloads import registry
 
 
 def faults_between_keys(data: Mapping[str, Any]) -> Iterator[Fault]:
@@ -93,10 +93,10 @@ def _batch_faults(measure: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _metric_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
-    known = {"measure": plugins.names("metrics")}
+    known = {"measure": registry.names("metrics")}
     try:
         task = chooser("tasks", labelled=False)(data.get("task"))
-        known["train"] = sorted(plugins.load("tasks", task.name).metrics)
+        known["train"] = sorted(registry.load("tasks", task.name).metrics)
     except ValueError:
         pass  # a fault of the task's own; which metrics it has is then not known
     for part, names in known.items():

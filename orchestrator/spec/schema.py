@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.spec.choices import ChosenFamily, options_model, options_of
 from orchestrator.spec.sweep_spec import SweepSpec
-from workloads import plugins
+from workloads import registry
 
 
 def schema_text() -> str:
@@ -36,7 +36,7 @@ def json_schema() -> dict[str, Any]:
 
 def _choice(family: ChosenFamily, *, labelled: bool) -> dict[str, Any]:
     """A name, or one name with its options; of an architecture also the path of a file."""
-    known = plugins.names(family)
+    known = registry.names(family)
     branches: list[dict[str, Any]] = [{"enum": known}]
     for name in known:
         options = options_model(options_of(family, name)).model_json_schema()

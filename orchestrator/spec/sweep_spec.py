@@ -24,7 +24,6 @@ RESERVED: frozenset[Place] = frozenset(
         ("train", "carry_state"),
         ("train", "optimiser"),
         ("measure", "execution"),
-        ("limits", "device_hours"),
         ("tune",),
     }
 )
@@ -173,10 +172,12 @@ class Train(Strict):
 
 
 class LimitsSpec(Strict):
-    """What one cell may use: wall time, and memory over the process's own start."""
+    """What one cell may use: wall time, and memory over the process's own start. `device_hours`
+    bounds the sweep as a whole, over all its attempts: no part of a cell."""
 
     cell_seconds: Annotated[float, Field(gt=0, le=10**7)] = 600.0
     memory_bytes: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    device_hours: Annotated[float, Field(gt=0, le=10**7)] | None = None
 
 
 class PrimarySpec(Strict):

@@ -62,6 +62,9 @@ class Clock:
         assert record.status == "finished", record.message
         self.answered_at.append(time.monotonic())
 
+    def say(self, text: str) -> None:
+        print(text)
+
 
 def run(cells: int, database: Path, slots: int) -> tuple[list[float], float]:
     """Run so many cells; when each was answered, and when the store had them all."""
@@ -78,6 +81,7 @@ def run(cells: int, database: Path, slots: int) -> tuple[list[float], float]:
         spec_hash=plan.spec_hash,
         journal=str(journal.folder),
         results=str(folder),
+        lease=1,
     )
     recorder = Recorder(subject, print)
     recorder.start()
@@ -86,7 +90,8 @@ def run(cells: int, database: Path, slots: int) -> tuple[list[float], float]:
         answers = run_sweep(
             plan,
             journal,
-            lambda pending: run_on_ray(pending, session, train_slots=slots),
+            lambda pending: run_on_ray(pending, session, peak_bytes=lambda cell: 100 << 20),
+            epoch=1,
             model=cost_model("cpu:1", folder),
             follower=recorder,
             watcher=clock,

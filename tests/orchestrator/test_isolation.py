@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from orchestrator import jobs
-from orchestrator.isolation import Isolation, child_environment
+from orchestrator.isolation import Isolation, child_environment, is_cut_short
 from tests.workloads.tiny_cells import measure_cell
-from workloads import plugins
+from workloads import registry
 from workloads.cell import Cell, Limits
 from workloads.record import RunRecord
 
@@ -140,6 +140,25 @@ def test_no_cap_below_what_a_cell_needs(isolation: Isolation) -> None:
     assert (record.status, record.reason) == ("finished", None)
 
 
+def test_what_was_reserved_is_a_cap_that_says_nothing_of_the_cell(isolation: Isolation) -> None:
+    cell = faulty("hoard", "train_step_time", memory_bytes=400 << 20)
+    reserved = 100 << 20
+    record = isolation.run_cell(cell, reserved_bytes=reserved)
+    assert record.reason == "out_of_memory" and record.cell == cell
+    assert "over the cap of 104,857,600 bytes" in (record.measurements[0].detail or "")
+    assert is_cut_short(record, reserved_bytes=reserved)
+    assert not is_cut_short(record, reserved_bytes=400 << 20), "the file's own limit came first"
+    assert not is_cut_short(record)
+
+
+def test_time_given_for_now_is_a_deadline_that_says_nothing_of_the_cell(
+    isolation: Isolation,
+) -> None:
+    record = isolation.run_cell(faulty("hang", "train_step_time"), seconds=1.0)
+    assert record.reason == "timeout"
+    assert is_cut_short(record, seconds=1.0) and not is_cut_short(record)
+
+
 def test_what_a_cell_started_itself_ends_with_it(isolation: Isolation, tmp_path: Path) -> None:
     note = tmp_path / "grandchild"
     record = isolation.run_cell(faulty("descend", note=str(note), cell_seconds=2.0))
@@ -256,9 +275,17 @@ def test_the_environment_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["WORKLOADS_PLUGINS"] == os.environ["WORKLOADS_PLUGINS"]
 
 
+def test_children_share_what_triton_builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.setenv("WORKLOADS_CACHE", str(tmp_path))
+    assert child_environment()["TRITON_CACHE_DIR"] == str(tmp_path / "triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "elsewhere")
+    assert child_environment()["TRITON_CACHE_DIR"] == "elsewhere", "a user's own"
+
+
 def test_test_plugins_are_found() -> None:
-    assert "faulty" in plugins.names("architectures")
-    assert "instant" in plugins.names("tasks")
+    assert "faulty" in registry.names("architectures")
+    assert "instant" in registry.names("tasks")
 
 
 @pytest.mark.parametrize(("device", "built"), [("cpu:1", True), ("nvidia-h100-80gb-hbm3", False)])

@@ -5,16 +5,26 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from orchestrator import runtime
+from orchestrator.budget import BUDGET_SPENT, Budget
+from orchestrator.errors import UserError
 from tests.workloads.tiny_cells import measure_cell, train_cell
 from workloads import environment
-from workloads.cell import Cell
+from workloads.cell import Cell, Limits
 from workloads.record import RunRecord
+
+if TYPE_CHECKING:
+    from orchestrator.scheduler import RaySession
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,20 +37,33 @@ PLUGINS = Path(__file__).parents[1] / "plugins"
 Execute = Callable[[Sequence[Cell]], list[tuple[Cell, RunRecord]]]
 
 
+MEBIBYTE = 1 << 20
+PATIENCE = 60.0
+SECRETS = {"MLFLOW_TRACKING_PASSWORD": "secret", "PGPASSWORD": "secret", "HF_TOKEN": "secret"}
+
+
 @pytest.fixture(scope="module")
-def execute() -> Iterator[Execute]:
-    """Runs cells on one Ray runtime for all tests here."""
+def session() -> Iterator[RaySession]:
+    """One Ray runtime for all tests here, started by someone who knows secrets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKLOADS_PLUGINS", str(PLUGINS))
-        for name, value in runtime.SETTINGS.items():
+        for name, value in {**runtime.SETTINGS, **SECRETS}.items():
             patch.setenv(name, value)
-        from orchestrator.scheduler import ray_started, run_on_ray
+        from orchestrator.scheduler import ray_started
 
-        with ray_started(environment.cores()) as session:
-            yield lambda cells: list(run_on_ray(cells, session))
-            folder = session.folder
+        with ray_started(environment.cores()) as one:
+            yield one
+            folder = one.folder
     assert folder is not None and not folder.exists()
     assert runtime.processes_of(folder) == []
+
+
+@pytest.fixture
+def execute(session: RaySession) -> Execute:
+    """Runs cells, of which a train cell is predicted to peak at a hundred MiB."""
+    from orchestrator.scheduler import run_on_ray
+
+    return lambda cells: list(run_on_ray(cells, session, peak_bytes=lambda cell: 100 * MEBIBYTE))
 
 
 def instant_cell(seed: int, architecture: str = "none", **fields: object) -> Cell:
@@ -109,14 +132,170 @@ def test_nothing_to_run_is_nothing_done(execute: Execute) -> None:
     assert execute([]) == []
 
 
-def test_what_cells_ask_of_a_machine() -> None:
-    from orchestrator.scheduler import _resources as resources
+def faulty_train_cell(fault: str, memory_bytes: int | None = None) -> Cell:
+    return instant_cell(
+        0,
+        architecture="faulty",
+        options={"fault": fault},
+        limits=Limits(memory_bytes=memory_bytes),
+    )
 
-    measure, train = measure_cell(), train_cell()
-    assert resources(measure, 8, 4) == {"CPU": 8}
-    assert resources(train, 8, 0) == {"CPU": 1}
-    assert resources(train, 8, 2) == {"CPU": 4}, "two fit into memory"
-    assert resources(train_cell(device="cpu:3"), 8, 8) == {"CPU": 3}
-    assert resources(train_cell(device="cpu:16"), 8, 1) == {"CPU": 8}
-    for cell in (measure_cell(device="nvidia-h100"), train_cell(device="nvidia-h100")):
-        assert resources(cell, 8, 8) == {"CPU": 1, "GPU": 1}
+
+def test_what_needs_more_than_was_reserved_runs_again_alone(execute: Execute) -> None:
+    """One needs more than its share and less than its limit; the other all there is."""
+    needs = instant_cell(
+        0, architecture="ballast", options={"bytes": 300 * MEBIBYTE}, size=0, shell={"d_model": 8}
+    )
+    hoards = faulty_train_cell("hoard", 400 * MEBIBYTE)
+    small = [instant_cell(seed) for seed in range(1, 4)]
+    records = {cell.id: record for cell, record in execute([needs, *small, hoards])}
+    assert len(records) == 5
+    assert (records[needs.id].status, records[needs.id].reason) == ("finished", "undertrained")
+    stopped = records[hoards.id]
+    assert (stopped.status, stopped.reason) == ("finished", "out_of_memory")
+    (measurement,) = stopped.measurements
+    assert "over the cap of 419,430,400 bytes" in (measurement.detail or "")
+    assert [records[cell.id].device_share for cell in (needs, hoards)] == [1.0, 1.0]
+    assert {records[cell.id].device_share < 1 for cell in small} == {len(environment.cores()) > 1}
+
+
+def test_the_end_of_the_budget_stops_what_runs(session: RaySession) -> None:
+    from orchestrator.scheduler import run_on_ray
+
+    hanging = [
+        measure_cell(architecture="faulty", options={"fault": "hang"}, round=number)
+        for number in range(3)
+    ]
+    quick = measure_cell(metrics=("state_bytes",))
+    budget = Budget(allowed=3.0)
+    answers = list(run_on_ray([quick, *hanging], session, peak_bytes=lambda cell: 0, budget=budget))
+    assert budget.exhausted and budget.spent < 3.0 + 10.0
+    ended = {record.message for _, record in answers if record.status == "lost"}
+    assert ended == {BUDGET_SPENT} and len(answers) <= 2
+    assert list(run_on_ray(hanging, session, peak_bytes=lambda cell: 0, budget=budget)) == []
+
+
+def test_an_interrupt_stops_the_cells(
+    session: RaySession, execute: Execute, tmp_path: Path
+) -> None:
+    """In the middle of a cell that would never end; what comes next runs as ever."""
+    from orchestrator.scheduler import run_on_ray
+
+    note = tmp_path / "grandchild"
+    options = {"fault": "descend", "note": str(note)}
+    endless = [
+        measure_cell(architecture="faulty", options=options, round=number) for number in range(3)
+    ]
+
+    def interrupt() -> None:
+        while not (note.exists() and note.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(run_on_ray(endless, session, peak_bytes=lambda cell: 0))
+    deadline = time.monotonic() + PATIENCE
+    while runs(int(note.read_text())):
+        assert time.monotonic() < deadline, "a cell's process outlived its sweep"
+        time.sleep(0.05)
+    quick = measure_cell(metrics=("state_bytes",))
+    assert [record.status for _, record in execute([quick])] == ["finished"]
+
+
+def runs(pid: int) -> bool:
+    """True while there is such a process; a zombie runs no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_knows_no_secret(session: RaySession) -> None:
+    """Neither from us, who started its runtime, nor from its own node."""
+    import ray
+    from ray import tune
+
+    from orchestrator.scheduler.worker import CellRunner, Post
+
+    class Spy(CellRunner):
+        def variables(self) -> tuple[dict[str, str], bytes]:
+            return dict(os.environ), Path("/proc/self/environ").read_bytes()
+
+    told = tune.with_parameters(Spy, assignments={}, post=Post((), None, None))
+    own = {"env_vars": {"AWS_SECRET_ACCESS_KEY": "a node's own"}}
+    actor = ray.remote(told).options(runtime_env=own).remote({})
+    variables, at_start = ray.get(actor.variables.remote())
+    assert not {*SECRETS, "AWS_SECRET_ACCESS_KEY"} & set(variables)
+    assert not any(name.encode() in at_start for name in SECRETS)
+    assert variables["WORKLOADS_PLUGINS"] == str(PLUGINS)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "secret", "the driver needs it"
+    ray.kill(actor)
+
+
+def as_cluster(session: RaySession, **changes: Any) -> RaySession:
+    """The same runtime, as if it had been joined and not started."""
+    from orchestrator.scheduler.session import Expected
+    from orchestrator.scheduler.survey import code_hash
+
+    here = environment.describe("cpu:1")
+    expected = Expected(code_hash(), here.fingerprint)
+    there = replace(session, cores=(), folder=None, expected=expected, environment=here)
+    return replace(there, **changes)
+
+
+def test_a_measure_cell_keeps_the_rest_of_a_larger_node_free(
+    session: RaySession, tmp_path: Path
+) -> None:
+    import ray
+
+    from orchestrator.scheduler import run_on_ray
+    from orchestrator.scheduler.placement import NodeShape
+
+    note = tmp_path / "note"
+    cell = measure_cell(architecture="faulty", options={"fault": "hang", "note": str(note)})
+    free: list[float] = []
+
+    def look() -> None:
+        while not note.with_suffix(".waiting").exists():
+            time.sleep(0.05)
+        deadline = time.monotonic() + PATIENCE
+        while (left := ray.available_resources().get("CPU", 0.0)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        free.append(left)
+        note.touch()
+
+    threading.Thread(target=look, daemon=True).start()
+    smaller = as_cluster(session, nodes=(NodeShape(cpus=1, memory=1 << 34),))
+    ((_, record),) = run_on_ray([cell], smaller, peak_bytes=lambda cell: 0)
+    assert (record.status, free) == ("finished", [0.0])
+    assert record.node is not None and len(record.node) == len("12345678-12345678")
+
+
+def test_a_node_says_what_it_is_and_where_there_is_no_class_one_is_waited_for(
+    session: RaySession,
+) -> None:
+    from orchestrator.scheduler.nodes import surveyed, with_class
+    from orchestrator.scheduler.survey import code_hash
+
+    (node,) = surveyed("cpu:1")
+    assert (node.code, node.problem) == (code_hash(), None)
+    assert node.environment == environment.describe("cpu:1")
+    assert (node.shape,) == session.nodes
+    said: list[str] = []
+    with pytest.raises(UserError, match="none came within"):
+        with_class("nvidia-h100-80gb-hbm3", node.code, said.append, patience=1.0)
+    (line,) = said
+    assert line.startswith("no node of the cluster has nvidia-h100-80gb-hbm3 yet (there is: ")
+    assert with_class("cpu:1", node.code, said.append) == [node]
+
+
+def test_a_worker_says_how_its_machine_differs() -> None:
+    from orchestrator.scheduler.session import Expected
+    from orchestrator.scheduler.survey import code_hash
+    from orchestrator.scheduler.worker import mismatch
+
+    here = environment.describe("cpu:1").fingerprint
+    assert mismatch(Expected(code_hash(), here), "cpu:1") is None
+    assert "install the same version" in (mismatch(Expected("other", here), "cpu:1") or "")
+    assert "cannot be drawn together" in (mismatch(Expected(code_hash(), "other"), "cpu:1") or "")

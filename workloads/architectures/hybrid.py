@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.cell import Scalar
+from workloads.choice import parsed
 from workloads.plugins import Architecture
 
 
@@ -35,21 +36,21 @@ class Options:
         if not self.pattern:
             raise ValueError("pattern is empty; name the architecture of at least one layer")
         for member in self.pattern:
-            name, options = plugins.parsed(member)
-            architecture = plugins.load("architectures", name)
+            name, options = parsed(member)
+            architecture = registry.load("architectures", name)
             if architecture.layers is not None or not (architecture.residual and _mixes(name)):
                 raise ValueError(f"pattern: {name!r} is no mixer that can be one layer of a stack")
             plugins.build_options(architecture.options, options)
 
 
 def _mixes(name: str) -> bool:
-    return plugins.load("architectures", name).matched
+    return registry.load("architectures", name).matched
 
 
 def _width_multiple(options: Options) -> int:
     multiples = []
-    for name, given in map(plugins.parsed, options.pattern):
-        architecture = plugins.load("architectures", name)
+    for name, given in map(parsed, options.pattern):
+        architecture = registry.load("architectures", name)
         built = plugins.build_options(architecture.options, given)
         multiples.append(architecture.width_multiple(built))
     return math.lcm(*multiples)
@@ -62,14 +63,14 @@ def _layers(options: Options, num_layers: int) -> Sequence[tuple[str, Mapping[st
             f"pattern: {len(options.pattern)} layers do not fit into a model of {num_layers}; "
             "shorten the pattern, or raise num_layers"
         )
-    return [plugins.parsed(options.pattern[i % len(options.pattern)]) for i in range(num_layers)]
+    return [parsed(options.pattern[i % len(options.pattern)]) for i in range(num_layers)]
 
 
 def _implementation(options: Options, device_type: str) -> str:
     found: dict[str, None] = {}
     for member in options.pattern:
-        name, given = plugins.parsed(member)
-        architecture = plugins.load("architectures", name)
+        name, given = parsed(member)
+        architecture = registry.load("architectures", name)
         built = plugins.build_options(architecture.options, given)
         found[architecture.implementation(built, device_type)] = None
     return " + ".join(found)

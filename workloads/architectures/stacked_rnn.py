@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.cell import Scalar
 from workloads.plugins import Architecture
 
@@ -37,7 +37,7 @@ class Options:
 
 
 def _cell(options: Options) -> tuple[Architecture, Any]:
-    architecture = plugins.load("architectures", options.cell)
+    architecture = registry.load("architectures", options.cell)
     return architecture, architecture.options()
 
 
