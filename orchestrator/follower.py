@@ -2,20 +2,21 @@
 neither workers nor the scheduler ever wait for MLflow. `recorder.py` gives it a process.
 
 The journal is the truth. While the store is down the thread waits, ever longer up to a cap, says so
-once, and drops nothing: what is not recorded at the end is recorded by the next command.
+once, and drops nothing: what is not recorded at the end is recorded by the next command. Where
+another driver has taken the sweep over, the thread ends at once and leaves the store as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
 
 from orchestrator import child_run
-from orchestrator.errors import StoreError
+from orchestrator.errors import LeaseLost, StoreError, StoreRefused
 from orchestrator.journal import Journal, Merged, merge_cell
 from orchestrator.ledger import Group
 from orchestrator.provenance import Envelope
@@ -29,14 +30,18 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
 LAST_PAUSE_SECONDS = 1.0
 """Longest pause between two tries while somebody waits in `close`."""
+CHECK_SECONDS = 5.0
+"""How often an idle writer asks whether it is still the one: it would keep another one waiting."""
 
 
 class StoreWriter:
     """Brings a store up to date with a journal until closed.
 
     Start it early, `notify` it after each record, `close` it at the end. `warn` is called from the
-    thread, once, when the store cannot be reached or refuses. The thread is a daemon: it ends with
-    the driver. A lock in the results folder keeps a second writer of the sweep waiting.
+    thread, once, when the store cannot be reached or refuses; `told` where that was said already of
+    how it is now. The thread is a daemon: it ends with
+    the driver. A lock in the results folder keeps a second writer of the sweep waiting. `allowed`
+    raises where this process may not write any more; the store asks it, too.
     """
 
     def __init__(
@@ -46,16 +51,26 @@ class StoreWriter:
         sweep: Described,
         results: Path,
         warn: Callable[[str], None],
+        allowed: Callable[[], object] = lambda: None,
+        told: bool = False,
     ) -> None:
-        self._store, self._sweep, self._warn = store, sweep, warn
+        self._store, self._sweep, self._warn, self._allowed = store, sweep, warn, allowed
         self._records = _Records(journal.folder)
         self._lock_path = results / "mlflow" / "writer.lock"
+        self._lock = contextlib.ExitStack()
         self._refused: dict[Group, str] = {}
-        self._locked = self._began = self._warned = False
+        self._locked = self._began = self._warned = self._shut_out = False
+        self._told = told
         self._failures = 0
         self._wake, self._closing = threading.Event(), threading.Event()
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.close()
 
     def start(self) -> None:
         """Begin to follow; returns at once."""
@@ -75,15 +90,15 @@ class StoreWriter:
         return len(self._store.behind(self._records.merged()))
 
     def _run(self) -> None:
-        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock_path.open("a") as lock:
+        with self, contextlib.suppress(LeaseLost):
             while True:
                 # Asked before reading: what was appended before `close` is read once more.
                 last = self._closing.is_set()
-                if (self._catch_up(lock) and last) or time.monotonic() >= self._deadline:
+                done = self.catch_up() or self._shut_out
+                if (done and last) or time.monotonic() >= self._deadline:
                     break
                 self._rest()
-            self._end()
+            self.end()
 
     def _rest(self) -> None:
         """Until there is something to do: after a failure for a pause that doubles, else until
@@ -94,15 +109,17 @@ class StoreWriter:
                 return
             time.sleep(min(pause, LAST_PAUSE_SECONDS))
         else:
-            self._wake.wait()
+            while not self._wake.wait(CHECK_SECONDS):
+                self._allowed()
             self._wake.clear()
             self._closing.wait(GATHER_SECONDS)
 
-    def _catch_up(self, lock: IO[str]) -> bool:
-        """One try at recording all there is; False where it has to be tried again."""
+    def catch_up(self) -> bool:
+        """One try at recording all there is; False where it has to be tried again. It is what the
+        thread does; without `start`, whoever has entered this object may."""
+        self._allowed()
         try:
-            if not self._hold(lock):
-                raise StoreError(f"{self._lock_path}: another process is recording this sweep")
+            self._hold()
             if not self._began:
                 self._store.begin(self._sweep)
                 self._began = True
@@ -112,19 +129,27 @@ class StoreWriter:
         except (StoreError, OSError) as error:
             self._began = False
             self._failures += 1
-            self._say(f"{error}. The sweep goes on; its records are kept and are recorded later")
+            self._shut_out = isinstance(error, StoreRefused)
+            if not self._told:
+                self._say(f"{error}. The sweep goes on; its records are kept and recorded later")
             return False
-        self._failures = 0
+        self._failures, self._told = 0, False
         return True
 
-    def _hold(self, lock: IO[str]) -> bool:
-        if not self._locked:
+    def _hold(self) -> None:
+        """Keep every other writer of the sweep waiting, from the first time until the end."""
+        if self._locked:
+            return
+        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(self._lock_path.open("a"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return False
-            self._locked = True
-        return True
+                held = f"{self._lock_path}: another process is recording this sweep"
+                raise StoreError(held) from None
+            self._lock = stack.pop_all()
+        self._locked = True
 
     def _behind(self) -> list[Merged]:
         behind = self._store.behind(self._records.merged())
@@ -153,7 +178,8 @@ class StoreWriter:
             self._warned = True
             self._warn(message)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Leave nothing RUNNING."""
         if self._began:
             try:
                 self._store.end()

@@ -4,18 +4,18 @@ of it, and the one rule that merges several records of a cell.
 A record on disk is there whole or not at all: a temporary file in the same folder is synced and
 renamed over its final name, then the folder is synced. This holds on a shared file system too,
 where several machines may append at once, for no two attempts have one name. Nothing is ever
-changed or deleted.
+changed or deleted. What is newest is decided by driver and count (`Envelope.order`), by no clock.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.durable import write_durably
+from orchestrator.durable import sync, write_durably, write_whole
 from orchestrator.provenance import Envelope
 from workloads.cell import Cell, Limits, Scalar
 from workloads.environment import Environment
@@ -33,11 +33,13 @@ class Journal:
     """The records of one sweep in a folder, which is made by the first `append`.
 
     `damaged` maps the path of each file that is no record of this version to why; reading goes on
-    without them.
+    without them. `allowed` is called before a record takes its name, and raises where this process
+    may not write any more.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, allowed: Callable[[], object] = lambda: None) -> None:
         self.folder = folder
+        self._allowed = allowed
         self.damaged: dict[Path, str] = {}
         self._known: dict[str, Envelope] = {}
         # Size and time of what was no record: a file that was still being copied is read again.
@@ -47,17 +49,32 @@ class Journal:
         """Store one record so that a crash of process or machine cannot lose it; the path of its
         file."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{envelope.key}{_SUFFIX}"
-        write_durably(path, json.dumps(envelope.to_dict(), allow_nan=False).encode())
+        path = self._path(envelope)
+        write_durably(path, _content(envelope), self._allowed)
         return path
 
+    def adopt(self, envelopes: Iterable[Envelope]) -> int:
+        """Take in records that were kept elsewhere, under the keys they have; how many were new.
+        They are on disk before this returns, all with one wait."""
+        known = {envelope.key for envelope in self.read()}
+        new = [envelope for envelope in envelopes if envelope.key not in known]
+        if new:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for envelope in new:
+                write_whole(self._path(envelope), _content(envelope), self._allowed)
+            sync(self.folder)
+        return len(new)
+
     def read(self) -> list[Envelope]:
-        """Every record in order of finishing. Only files not seen before are opened, so polling is
+        """Every record, the newest last. Only files not seen before are opened, so polling is
         cheap."""
         for entry in self._entries():
             if entry.name not in self._known and _is_record(entry.name):
                 self._take(entry)
         return in_order(self._known.values())
+
+    def _path(self, envelope: Envelope) -> Path:
+        return self.folder / f"{envelope.key}{_SUFFIX}"
 
     def _entries(self) -> list[os.DirEntry[str]]:
         try:
@@ -84,6 +101,10 @@ def _is_record(name: str) -> bool:
     return name.endswith(_SUFFIX) and not name.startswith(".")
 
 
+def _content(envelope: Envelope) -> bytes:
+    return json.dumps(envelope.to_dict(), allow_nan=False).encode()
+
+
 def _load(path: Path) -> Envelope:
     envelope = Envelope.from_dict(json.loads(path.read_bytes()))
     if path.name != f"{envelope.key}{_SUFFIX}":
@@ -92,8 +113,8 @@ def _load(path: Path) -> Envelope:
 
 
 def in_order(envelopes: Iterable[Envelope]) -> list[Envelope]:
-    """Records in order of finishing; the key decides between equal times."""
-    return sorted(envelopes, key=lambda envelope: (envelope.finished_at, envelope.key))
+    """Records from the oldest to the newest."""
+    return sorted(envelopes, key=lambda envelope: envelope.order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

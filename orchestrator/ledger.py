@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,13 @@ class Entry:
 
 
 class Ledger:
-    """What is known of one store. `experiment` and `parent` are empty where nothing is."""
+    """What is known of one store. `experiment` and `parent` are empty where nothing is. `allowed`
+    is called before each write, and raises where this process may not write any more."""
 
-    def __init__(self, folder: Path, uri: str) -> None:
+    def __init__(
+        self, folder: Path, uri: str, allowed: Callable[[], object] = lambda: None
+    ) -> None:
+        self._allowed = allowed
         name = hashlib.sha256(uri.encode()).hexdigest()[:16]
         self.path = folder / f"{name}.jsonl"
         self.experiment = ""
@@ -109,10 +113,13 @@ class Ledger:
         if not self._whole:
             self._rewrite()
             return
+        self._allowed()
+        self._whole = False  # until the line is on disk: a full one tears it, too
         with self.path.open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        self._whole = True
 
     def _rewrite(self) -> None:
         lines: list[dict[str, Any]] = [
@@ -120,7 +127,8 @@ class Ledger:
             {"intent": sorted(self.unsure)},
             {"runs": _rows(self.entries)},
         ]
-        write_durably(self.path, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        write_durably(self.path, content, self._allowed)
         self._whole = True
 
 

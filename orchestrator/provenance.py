@@ -15,6 +15,7 @@ import workloads
 from workloads.record import RunRecord
 
 ENVELOPE_SCHEMA = 1
+MACHINE_ID = Path("/etc/machine-id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,8 @@ class Source:
 class Envelope:
     """One record with its logistics. `attempt` counts from 1 per cell and environment; `node` is an
     opaque hash, for host names do not belong into records. `key` is unique to this attempt and
-    names its file in the journal.
+    names its file in the journal. `epoch` is the number of its driver's lease, `sequence` counts
+    that driver's records from 1; both are 0 in records older than leases.
     """
 
     record: RunRecord
@@ -51,11 +53,19 @@ class Envelope:
     node: str
     source: Source
     prediction: Prediction | None
+    epoch: int = 0
+    sequence: int = 0
 
     @property
     def finished_at(self) -> float:
-        """Unix time at which the attempt ended."""
+        """Unix time at which the attempt ended, as its machine's clock had it."""
         return self.record.started_at + self.record.seconds
+
+    @property
+    def order(self) -> tuple[int, int, float, str]:
+        """What orders records from oldest to newest. A clock, which may jump, decides only between
+        records that have no other order."""
+        return self.epoch, self.sequence, self.finished_at, self.key
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -64,6 +74,8 @@ class Envelope:
             "sweep": self.sweep,
             "spec_hash": self.spec_hash,
             "attempt": self.attempt,
+            "epoch": self.epoch,
+            "sequence": self.sequence,
             "node": self.node,
             "source": {
                 "commit": self.source.commit,
@@ -94,6 +106,8 @@ class Envelope:
                 sweep=data["sweep"],
                 spec_hash=data["spec_hash"],
                 attempt=data["attempt"],
+                epoch=data.get("epoch", 0),
+                sequence=data.get("sequence", 0),
                 node=data["node"],
                 source=Source(**data["source"]),
                 prediction=None if prediction is None else Prediction(**prediction),
@@ -111,7 +125,7 @@ def new_key(cell_id: str) -> str:
 def node_name() -> str:
     """An opaque, stable name of this machine (8 hex digits)."""
     try:
-        identity = Path("/etc/machine-id").read_text().strip()
+        identity = MACHINE_ID.read_text().strip()
     except OSError:
         identity = ""
     return hashlib.sha256((identity or hex(uuid.getnode())).encode()).hexdigest()[:8]

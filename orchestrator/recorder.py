@@ -28,10 +28,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import StoreError
+from orchestrator.errors import LeaseLost, StoreError
 from orchestrator.follower import StoreWriter, behind
 from orchestrator.journal import Journal
 from orchestrator.ledger import Group
+from orchestrator.results import Results
 from orchestrator.store import Medians, MlflowStore
 
 MAX_STARTS = 3
@@ -46,7 +47,8 @@ FINISH_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is recorded where; `name`, `question` and `spec_hash` are the sweep's."""
+    """What is recorded where, under which lease; `name`, `question` and `spec_hash` are the
+    sweep's. `told`: it was said already that the store does not answer."""
 
     uri: str
     name: str
@@ -54,9 +56,15 @@ class Subject:
     spec_hash: str
     journal: str
     results: str
+    lease: int
+    told: bool = False
 
     def store(self) -> MlflowStore:
-        return MlflowStore(self.uri, self.name, Path(self.results))
+        return MlflowStore(self.uri, self.name, Path(self.results), self.allowed)
+
+    def allowed(self) -> None:
+        """Raises LeaseLost where another driver has taken the sweep over."""
+        Results(Path(self.results)).fence(self.lease).check()
 
 
 class Recorder:
@@ -213,7 +221,13 @@ def _answer(
 ) -> None:
     store, results = subject.store(), Path(subject.results)
     writer = StoreWriter(
-        store, Journal(Path(subject.journal)), subject, results, lambda text: say({"warn": text})
+        store,
+        Journal(Path(subject.journal)),
+        subject,
+        results,
+        lambda text: say({"warn": text}),
+        subject.allowed,
+        subject.told,
     )
     writer.start()
     closed = False
@@ -235,7 +249,7 @@ def _answer(
 def _finish(store: MlflowStore, subject: Subject, medians: Medians, results: Path) -> str | None:
     try:
         store.finish(subject, medians, results)
-    except StoreError as error:
+    except (StoreError, LeaseLost) as error:
         return str(error)
     return None
 
