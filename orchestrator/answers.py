@@ -10,13 +10,14 @@ from orchestrator import journal, provenance
 from orchestrator.journal import Merged
 from orchestrator.plan import Plan
 from orchestrator.provenance import Envelope
-from workloads import environment, plugins
+from workloads import environment, registry
 from workloads.cell import Cell
+from workloads.environment import Environment
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """A plan held against its records, in the environment this machine would run it in."""
+    """A plan held against its records, in the environments it would be run in."""
 
     plan: Plan
     merged: Mapping[tuple[str, str], Merged]
@@ -24,16 +25,23 @@ class Answers:
     fingerprints: Mapping[str, str]
 
     @classmethod
-    def of(cls, plan: Plan, envelopes: Iterable[Envelope]) -> Answers:
+    def of(
+        cls,
+        plan: Plan,
+        envelopes: Iterable[Envelope],
+        environments: Mapping[str, Environment] | None = None,
+    ) -> Answers:
+        """`environments`, by device class, are those of the machines that run the cells; without
+        them `expected_environments` says."""
+        envelopes = list(envelopes)
+        devices = {cell.device for cell in plan.cells}
+        found = environments or expected_environments(devices, envelopes)
         asked = {(cell.task, name) for cell in plan.cells for name in cell.metrics}
         return cls(
             plan=plan,
             merged=journal.merge(envelopes),
-            versions={name: plugins.metric(task, name).version for task, name in asked},
-            fingerprints={
-                device: environment.describe(device).fingerprint
-                for device in {cell.device for cell in plan.cells}
-            },
+            versions={name: registry.metric(task, name).version for task, name in asked},
+            fingerprints={device: found[device].fingerprint for device in devices},
         )
 
     def known(self, cell: Cell) -> Merged | None:
@@ -94,3 +102,19 @@ class Answers:
 def cells(number: int) -> str:
     """`1 cell`, `12 cells`."""
     return f"{number:,} cell{'' if number == 1 else 's'}"
+
+
+def expected_environments(
+    devices: Iterable[str], envelopes: Iterable[Envelope]
+) -> dict[str, Environment]:
+    """Where cells of these classes would run, as far as can be said here: on this machine; where it
+    has no such accelerator, on whatever the newest record of the class ran on."""
+    newest: dict[str, Environment] = {}
+    for envelope in journal.in_order(envelopes):
+        newest[envelope.record.cell.device] = envelope.record.environment
+    return {
+        device: environment.describe(device)
+        if environment.is_here(device) or device not in newest
+        else newest[device]
+        for device in devices
+    }

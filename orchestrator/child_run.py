@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from orchestrator.journal import Merged
@@ -22,6 +22,8 @@ from workloads.record import RECORD_SCHEMA
 
 RECORD_FILE = "record.json"
 RECORD_TAG = "record_sha256"
+NEXT_RECORD_TAG = "next_record_sha256"
+"""Said before a complete `record.json` is replaced, so that either one is known again."""
 RECORDS_TAG = "records"
 PARENT_TAG = "mlflow.parentRunId"
 RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "lost": "KILLED"}
@@ -79,10 +81,22 @@ def _param(value: Any) -> str:
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
+def times(merged: Merged) -> dict[str, int]:
+    """When each record ended, by its key, in Unix milliseconds. MLflow shows the value of the
+    latest time, so a newer record has a later one whatever its machine's clock said."""
+    said: dict[str, int] = {}
+    last = -1
+    for envelope in merged.envelopes:
+        last = max(milliseconds(envelope.finished_at), last + 1)
+        said[envelope.key] = last
+    return said
+
+
 def points(merged: Merged) -> Iterator[Point]:
     """The medians and curves of a cell. A metric without samples has none: absence is no number."""
+    ended = times(merged)
     for metric, measurement in merged.measurements.items():
-        timestamp = milliseconds(merged.origin[metric].finished_at)
+        timestamp = ended[merged.origin[metric].key]
         for key, step, value in _values(measurement):
             yield Point(metric_key(key), value, step, timestamp)
 
@@ -154,14 +168,15 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_record(content: bytes, expected: str) -> list[Envelope]:
-    """The envelopes in a `record.json`.
+def read_record(content: bytes, tags: Mapping[str, str]) -> list[Envelope]:
+    """The envelopes in the `record.json` of a run with these tags.
 
     Raises:
         ValueError: the content is not what its tag says, or no record of this version.
     """
-    if sha256(content) != expected:
-        raise ValueError(f"its SHA-256 is {sha256(content)[:12]}, its tag says {expected[:12]}")
+    digest = sha256(content)
+    if digest not in (tags[RECORD_TAG], tags.get(NEXT_RECORD_TAG)):
+        raise ValueError(f"its SHA-256 is {digest[:12]}, its tag says {tags[RECORD_TAG][:12]}")
     data = json.loads(content)
     try:
         return [Envelope.from_dict(one) for one in (*data.get("earlier", ()), data)]

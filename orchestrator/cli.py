@@ -1,13 +1,14 @@
 """The verbs: parse, call, exit code. What a verb needs is imported when it runs, so help is
 instant.
 
-Exit codes: 0 every planned cell is answered; 1 some failed or were lost; 2 the request was wrong;
-130 interrupted, to be continued by the same command.
+Exit codes: 0 every planned cell is answered; 1 some failed or were lost, or the sweep had to stop;
+2 the request was wrong; 130 interrupted, to be continued by the same command.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
@@ -15,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from orchestrator.errors import UserError
+from orchestrator import full_disk
+from orchestrator.errors import SweepStopped, UserError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -52,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
     status = verbs.add_parser("status", help="how far a sweep is, what failed and why")
     _sweep_file(status)
+    status.add_argument("--watch", action="store_true", help="go on looking, until all is answered")
     _tracking(status)
     _results(status)
 
@@ -95,12 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
+    except SweepStopped as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (`| head`) left; that is not a failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # Wherever else it was met, such as in a log on the same disk.
+        if not full_disk.is_full(error):
+            raise
+        with contextlib.suppress(OSError):
+            print(f"{error}; what was answered is kept", file=sys.stderr)
+        return EXIT_FAILED
     return code
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.plan import Comparison, Plan, Primary
 from orchestrator.spec import Choice, Fault, LoadedSpec, Measure, SweepSpec, resolve_label
-from workloads import plugins
+from workloads import plugins, registry
 from workloads.cell import Cell, Limits
 
 
@@ -37,7 +37,7 @@ def expand(loaded: LoadedSpec) -> Plan:
         cells.update((cell.id, cell) for cell in block)
         if number == 0 or block[0].kind != blocks[number - 1][0].kind:
             _check_models(loaded, block)
-    task = plugins.load("tasks", spec.task.name)
+    task = registry.load("tasks", spec.task.name)
     return Plan(
         name=spec.name,
         question=spec.question,
@@ -50,7 +50,7 @@ def expand(loaded: LoadedSpec) -> Plan:
         references=tuple(
             choice.label
             for choice in spec.choices()
-            if not plugins.load("architectures", choice.name).matched
+            if not registry.load("architectures", choice.name).matched
         ),
     )
 
@@ -59,11 +59,11 @@ def _shared_fields(loaded: LoadedSpec, choice: Choice, size: int) -> dict[str, A
     spec = loaded.spec
     return {
         "architecture": choice.name,
-        "architecture_version": plugins.load("architectures", choice.name).version,
+        "architecture_version": registry.load("architectures", choice.name).version,
         "options": choice.options,
         "label": choice.label,
         "task": spec.task.name,
-        "task_version": plugins.load("tasks", spec.task.name).version,
+        "task_version": registry.load("tasks", spec.task.name).version,
         "task_options": spec.task.options,
         "size": size,
         "num_layers": spec.model.num_layers,
@@ -80,7 +80,7 @@ def _measure_block(loaded: LoadedSpec, number: int) -> list[Cell]:
     """One round. Metrics without noise are taken in the first one only."""
     spec, part = loaded.spec, loaded.spec.measure
     assert part is not None
-    noisy = [m for m in part.metrics if not plugins.metric(spec.task.name, m).deterministic]
+    noisy = [m for m in part.metrics if not registry.metric(spec.task.name, m).deterministic]
     metrics = tuple(part.metrics if number == 0 else noisy)
     cells = []
     for choice, size in itertools.product(spec.choices(), spec.model.sizes()):

@@ -81,3 +81,16 @@ def checkpoint(path: Path) -> None:
     if path.exists():
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def may_hold(path: Path, experiment: str) -> bool:
+    """Whether MLflow should be asked for the experiment: importing it takes seconds, and nearly
+    always a new sweep has none. Where the file is not as expected, MLflow itself has to say."""
+    if not path.exists():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as found:
+            query = "SELECT 1 FROM experiments WHERE name = ?"
+            return found.execute(query, (experiment,)).fetchone() is not None
+    except sqlite3.Error:
+        return True

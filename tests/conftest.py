@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ import pytest
 # Before torch is imported: threads that wait for each other over a few numbers take ten times as
 # long, and far longer on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Before Ray is imported, which reads them once: clusters of the tests are in token mode, as Ray's
+# are by default, with a token that is nobody's.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 GOLDEN = Path(__file__).parent / "golden"
 

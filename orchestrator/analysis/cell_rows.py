@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.analysis.schema import CELLS, CURVES, SAMPLES
-from workloads import plugins
+from workloads import registry
 from workloads.cell import canonical_json
 from workloads.measurement import Measurement
 
@@ -90,8 +90,8 @@ def _row(
 def _family(architecture: str) -> str | None:
     """The architecture's kin, None where its plug-in is not here: records outlive a user's file."""
     try:
-        return plugins.load("architectures", architecture).family
-    except plugins.UnknownPlugin:
+        return registry.load("architectures", architecture).family
+    except registry.UnknownPlugin:
         return None
 
 

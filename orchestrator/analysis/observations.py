@@ -67,11 +67,11 @@ def observe(plan: Plan, envelopes: Sequence[Envelope]) -> Observed:
 
 def _newest_environment(merged: Mapping[tuple[str, str], Merged]) -> str | None:
     """The environment of the newest finished cell, else of the newest record of any status."""
-    times = [
-        (found.status == "finished", found.newest.finished_at, found.newest.key, fingerprint)
+    ordered = [
+        (found.status == "finished", found.newest.order, fingerprint)
         for (_, fingerprint), found in merged.items()
     ]
-    return max(times)[-1] if times else None
+    return max(ordered)[-1] if ordered else None
 
 
 def _observe_cell(cell: Cell, merged: Merged | None, known: bool) -> ObservedCell:

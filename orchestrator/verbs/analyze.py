@@ -8,6 +8,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 
+from orchestrator import full_disk
 from orchestrator.analysis import tables as tables_of
 from orchestrator.analysis.tables import Tables
 from orchestrator.conclusion import answer
@@ -57,7 +58,7 @@ def on_recorded_device(loaded: LoadedSpec, envelopes: Sequence[Envelope]) -> Loa
     """`device: auto` as what the newest record ran on: this machine may be another one."""
     if loaded.spec.device != "auto":
         return loaded
-    newest = max(envelopes, key=lambda envelope: envelope.finished_at)
+    newest = max(envelopes, key=lambda envelope: envelope.order)
     return dataclasses.replace(loaded, device=newest.record.cell.device)
 
 
@@ -67,11 +68,16 @@ def analyse(
     results: Results,
     run_ids: Mapping[tuple[str, str], str],
 ) -> Tables:
-    """Make everything that is made from records; the tables it was made from."""
+    """Make everything that is made from records; the tables it was made from.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
     tables = tables_of.build(plan, envelopes, run_ids)
-    tables_of.write(tables, results.tables)
-    draw_all(tables, results.plots)
-    write_durably(results.report, render(tables, results.plots).encode())
+    with full_disk.explained(results.folder):
+        tables_of.write(tables, results.tables)
+        draw_all(tables, results.plots)
+        write_durably(results.report, render(tables, results.plots).encode())
     return tables
 
 

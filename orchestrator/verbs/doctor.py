@@ -13,7 +13,7 @@ from orchestrator.cost import read_probe
 from orchestrator.errors import StoreError
 from orchestrator.store import MlflowStore, resolve_uri
 from orchestrator.terminal import Terminal
-from workloads import environment, plugins
+from workloads import environment, registry
 from workloads.tasks.data import cache_folder
 
 PACKAGES = ("torch", "ray", "mlflow", "optuna", "pandas", "pyarrow", "datasets", "tokenizers")
@@ -70,9 +70,9 @@ def _devices() -> Iterator[Finding]:
 def _architectures() -> Iterator[Finding]:
     """Which code would run each architecture on this machine's default device."""
     kind = "cpu" if environment.is_cpu(environment.default_device()) else "cuda"
-    for name in plugins.names("architectures"):
+    for name in registry.names("architectures"):
         try:
-            plugin = plugins.load("architectures", name)
+            plugin = registry.load("architectures", name)
             yield "ok", f"architecture {name}", plugin.implementation(plugin.options(), kind)
         except Exception as error:
             # A plug-in that cannot be loaded is the finding.

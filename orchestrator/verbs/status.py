@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.answers import Answers
+from orchestrator.answers import Answers, expected_environments
 from orchestrator.expand import expand
+from orchestrator.journal import Journal, in_order
 from orchestrator.progress import describe
+from orchestrator.provenance import Envelope
 from orchestrator.results import Results
-from orchestrator.spec import load_spec
+from orchestrator.spec import LoadedSpec, load_spec
 from orchestrator.store import MlflowStore, resolve_uri
 from orchestrator.terminal import Terminal
 from orchestrator.verbs.analyze import gather, on_recorded_device
@@ -22,37 +25,80 @@ STATUSES = ("finished", "failed", "lost", "pending")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    loaded = load_spec(arguments.sweep)
-    results = Results.of(loaded.spec.name, arguments.results)
-    store = MlflowStore(resolve_uri(arguments.tracking_uri), loaded.spec.name, results.folder)
-    envelopes = gather(results.journal(), store)
-    plan = expand(on_recorded_device(loaded, envelopes) if envelopes else loaded)
-    answers = Answers.of(plan, envelopes)
     terminal = Terminal()
-    terminal.say(f"{plan.name}: {plan.question}")
-    terminal.print(_table(answers))
-    for line in [*_reasons(answers), *answers.remarks()]:
+    subject = Subject.of(arguments)
+    if arguments.watch:
+        from orchestrator.verbs import watch
+
+        return watch.run(subject, terminal)
+    envelopes = gather(subject.journal, subject.store)
+    answers = subject.answers(envelopes)
+    terminal.say(f"{answers.plan.name}: {answers.plan.question}")
+    terminal.print(table(answers))
+    for line in [*reasons(answers), *remarks(answers)]:
         terminal.say(line)
     counts = answers.counts()
     return 1 if counts["failed"] or counts["lost"] else 0
 
 
-def _table(answers: Answers) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("kind")
-    table.add_column("label")
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A sweep to look at: its file, and where its records may be."""
+
+    loaded: LoadedSpec
+    results: Results
+    journal: Journal
+    store: MlflowStore
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Subject:
+        loaded = load_spec(arguments.sweep)
+        results = Results.of(loaded.spec.name, arguments.results)
+        uri = resolve_uri(arguments.tracking_uri)
+        store = MlflowStore(uri, loaded.spec.name, results.folder)
+        return cls(loaded, results, results.journal(), store)
+
+    def answers(self, envelopes: Sequence[Envelope]) -> Answers:
+        """How the sweep stands: where this machine has a part in it, in this machine's environment,
+        else in that of the newest record."""
+        loaded = on_recorded_device(self.loaded, envelopes) if envelopes else self.loaded
+        plan = expand(loaded)
+        devices = {cell.device for cell in plan.cells}
+        found = expected_environments(devices, envelopes)
+        known = {one.record.environment.fingerprint for one in envelopes}
+        for envelope in in_order(envelopes):
+            device = envelope.record.cell.device
+            if device in found and found[device].fingerprint not in known:
+                found[device] = envelope.record.environment
+        return Answers.of(plan, envelopes, found)
+
+
+def remarks(answers: Answers) -> list[str]:
+    """What the counts do not show, in sentences."""
+    here = expected_environments(answers.fingerprints, ())
+    foreign = any(here[name].fingerprint != found for name, found in answers.fingerprints.items())
+    return [
+        *(["these are records of another environment; a sweep here measures anew"] * foreign),
+        *answers.remarks(),
+    ]
+
+
+def table(answers: Answers) -> Table:
+    rows = Table(box=None, header_style="bold", pad_edge=False)
+    rows.add_column("kind")
+    rows.add_column("label")
     for status in STATUSES:
-        table.add_column(status, justify="right")
+        rows.add_column(status, justify="right")
     for (kind, label), cells in answers.plan.groups().items():
         found = [answers.status(cell) for cell in cells]
         numbers = (str(found.count(status)) for status in STATUSES)
-        table.add_row(kind, Text(label), *numbers)
+        rows.add_row(kind, Text(label), *numbers)
     counts = answers.counts()
-    table.add_row("all", "", *(str(counts[status]) for status in STATUSES), style="bold")
-    return table
+    rows.add_row("all", "", *(str(counts[status]) for status in STATUSES), style="bold")
+    return rows
 
 
-def _reasons(answers: Answers) -> Iterator[str]:
+def reasons(answers: Answers) -> Iterator[str]:
     """Every limit reached and every failure: cells that say the same in one line, the first one
     named."""
     said: dict[tuple[str, ...], list[Cell]] = {}

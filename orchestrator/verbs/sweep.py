@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
 
-from orchestrator import runtime
+from orchestrator import engine as engines
+from orchestrator import full_disk
+from orchestrator.adoption import take_over
 from orchestrator.answers import Answers
+from orchestrator.budget import Budget
 from orchestrator.cost import CostModel, cost_model
-from orchestrator.errors import SpecError, StoreError
+from orchestrator.engine import Engine
+from orchestrator.errors import EngineLost, SpecError, StoreError
 from orchestrator.expand import expand
-from orchestrator.isolation import Isolation
+from orchestrator.journal import Journal
+from orchestrator.lease import Lease
 from orchestrator.plan import Plan
 from orchestrator.preparation import prepare
 from orchestrator.progress import LiveProgress, duration
@@ -28,11 +35,9 @@ from orchestrator.terminal import Terminal
 from orchestrator.verbs.status import STATUSES
 from workloads import environment
 from workloads.cell import Cell
+from workloads.environment import Environment
 from workloads.record import RunRecord
 from workloads.tasks.data import cache_folder
-
-Engine = Callable[[Sequence[Cell], int], Iterator[tuple[Cell, RunRecord]]]
-"""Executes cells, at most so many train cells side by side."""
 
 STORE_PATIENCE = 60.0
 """Seconds that the end of a sweep waits for a store that trails; what is left is caught up
@@ -40,8 +45,6 @@ later."""
 INTERRUPTED_PATIENCE = 8.0
 """The same for an interrupted one: enough for a first database to be made, for what was begun in it
 to be ended, and short enough for who waits."""
-MEMORY_SHARE = 0.8
-"""Of the machine's memory, what train cells that run side by side may be predicted to take."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,8 +57,29 @@ def run(arguments: argparse.Namespace) -> int:
     results = Results.of(plan.name, arguments.results)
     store = MlflowStore(resolve_uri(arguments.tracking_uri), plan.name, results.folder)
     terminal = Terminal()
-    with results.locked():
-        return _Sweep(plan, results, store, terminal, arguments).run()
+    with contextlib.ExitStack() as stack:
+        joined: Engine | None = None
+        if arguments.address:
+            # Before anything is written: the cluster may not be fit, and its environment decides
+            # what is answered.
+            device = loaded.device_class
+            joined = stack.enter_context(
+                engines.on_cluster(arguments.address, device, terminal.say)
+            )
+        lease = stack.enter_context(results.locked(terminal.say, _stop))
+        journal = results.journal(lease.check)
+        with full_disk.explained(results.folder):
+            answers = take_over(journal, store, lease, _warn)
+        hours = loaded.spec.limits.device_hours
+        sweep = _Sweep(
+            plan, results, journal, lease, store, terminal, arguments, joined, told=not answers
+        )
+        return sweep.run(Budget.of(hours, journal.read()))
+
+
+def _stop() -> None:
+    """Another driver has taken over: wake this one, which may be waiting for a long cell."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Sweep:
@@ -65,14 +89,21 @@ class _Sweep:
         self,
         plan: Plan,
         results: Results,
+        journal: Journal,
+        lease: Lease,
         store: MlflowStore,
         terminal: Terminal,
         arguments: argparse.Namespace,
+        joined: Engine | None,
+        told: bool,
     ) -> None:
-        self._plan, self._results, self._store = plan, results, store
-        self._terminal, self._arguments = terminal, arguments
-        self._cores = environment.cores()
-        self._journal = results.journal()
+        self._plan, self._results, self._journal, self._store = plan, results, journal, store
+        self._lease, self._terminal, self._arguments = lease, terminal, arguments
+        self._cores, self._joined = environment.cores(), joined
+        # By device class; None: whatever this machine is.
+        self._environments: Mapping[str, Environment] | None = None
+        if joined is not None:
+            self._environments = {joined.environment.device: joined.environment}
         self._recorder = Recorder(
             Subject(
                 uri=store.uri,
@@ -81,53 +112,78 @@ class _Sweep:
                 spec_hash=plan.spec_hash,
                 journal=str(self._journal.folder),
                 results=str(results.folder),
+                lease=lease.number,
+                told=told,
             ),
-            self._warn,
+            _warn,
         )
         self._recording = False
 
-    def run(self) -> int:
-        envelopes = self._journal.read()
+    def run(self, budget: Budget) -> int:
+        """Execute what is pending, as far as the budget goes; conclude; the exit code."""
+        answers = self._answers()
         for path, why in self._journal.damaged.items():
-            self._warn(f"left out: {path}: {why}")
-        answers = Answers.of(self._plan, envelopes)
+            _warn(f"left out: {path}: {why}")
         self._say(f"{self._plan.name}: {self._plan.question}")
         try:
-            if answers.pending():
-                answers = self._execute(answers)
+            if answers.pending() and not budget.exhausted:
+                answers = self._execute(answers, budget)
             else:
                 self._record()
-            return self._conclude(answers)
+            return self._conclude(answers, budget)
         except KeyboardInterrupt:
+            self._lease.check()
             return self._interrupted()
         finally:
             self._recorder.stop()
 
-    def _execute(self, answers: Answers) -> Answers:
-        cache = cache_folder()
-        with contextlib.ExitStack() as stack:
-            isolation = stack.enter_context(Isolation())
-            isolation.start()  # warms up while Ray starts
-            engine = stack.enter_context(self._engine(isolation))
-            prepare(self._plan, cache, isolation, self._say)
-            model = cost_model(self._plan.cells[0].device, cache, self._journal.read())
-            slots = _train_slots(self._plan, model, self._cores)
-            progress = stack.enter_context(self._progress(answers, model, slots))
-            self._record()
-            return run_sweep(
-                self._plan,
-                self._journal,
-                lambda cells: engine(cells, slots),
-                model=model,
-                follower=self._recorder,
-                watcher=progress,
-            )
+    def _execute(self, answers: Answers, budget: Budget) -> Answers:
+        """Run what is pending; how it stands afterwards, also where the engine was lost."""
+        try:
+            with contextlib.ExitStack() as stack:
+                return self._run(answers, budget, stack)
+        except EngineLost as error:
+            _warn(f"{error}; what was answered is kept, and the same command goes on")
+            return self._answers()
 
-    def _progress(self, answers: Answers, model: CostModel, slots: int) -> LiveProgress:
+    def _run(self, answers: Answers, budget: Budget, stack: contextlib.ExitStack) -> Answers:
+        cache, device = cache_folder(), self._plan.cells[0].device
+        engine = self._joined or stack.enter_context(self._engine(device))
+        prepare(self._plan, cache, engine.machines, engine.environment, self._say)
+        model = cost_model(device, cache, self._journal.read(), engine.environment)
+        progress = stack.enter_context(self._progress(answers, model, engine))
+        self._record()
+
+        def execute(cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord]]:
+            running = engine.run(cells, _peak_bytes(model), budget, progress.say)
+            # Whatever ends us, nothing goes on without us.
+            stack.callback(running.close)
+            return running
+
+        return run_sweep(
+            self._plan,
+            self._journal,
+            execute,
+            epoch=self._lease.number,
+            model=model,
+            follower=self._recorder,
+            watcher=progress,
+            environments=self._environments,
+        )
+
+    def _engine(self, device: str) -> contextlib.AbstractContextManager[Engine]:
+        if self._arguments.inline:
+            return engines.inline(device, self._cores)
+        return engines.on_ray(device, self._cores)
+
+    def _answers(self) -> Answers:
+        return Answers.of(self._plan, self._journal.read(), self._environments)
+
+    def _progress(self, answers: Answers, model: CostModel, engine: Engine) -> LiveProgress:
         pending, planned = answers.pending(), len(self._plan.cells)
         seconds = {cell.id: model.predict(cell).seconds for cell in pending}
         progress = LiveProgress(self._terminal, pending, seconds)
-        progress.width = {"measure": 1, "train": 1 if self._arguments.inline else slots}
+        progress.width = engine.width(pending, _peak_bytes(model))
         progress.say(
             f"{planned} cells, {planned - len(pending)} answered before, {len(pending)} to run, "
             f"about {duration(progress.seconds_to_go())}; store {self._store.address}"
@@ -140,53 +196,36 @@ class _Sweep:
         self._recorder.start()
         self._recording = True
 
-    @contextlib.contextmanager
-    def _engine(self, isolation: Isolation) -> Iterator[Engine]:
-        """What executes cells, ready to: on Ray, or here, in children of this fork server."""
-        if self._arguments.inline:
-            from orchestrator.inline import run_inline
-
-            yield lambda cells, slots: run_inline(cells, isolation, cores=self._cores)
-            return
-        runtime.set_ray_environment()
-        # After the environment is set, for Ray reads it when it is imported.
-        from orchestrator.scheduler import ray_started, run_on_ray
-
-        with ray_started(self._cores, self._arguments.address) as session:
-
-            def on_ray(cells: Sequence[Cell], slots: int) -> Iterator[tuple[Cell, RunRecord]]:
-                isolation.close()  # each worker has its own
-                return run_on_ray(cells, session, train_slots=slots)
-
-            yield on_ray
-
-    def _conclude(self, answers: Answers) -> int:
+    def _conclude(self, answers: Answers, budget: Budget) -> int:
         from orchestrator.conclusion import answer
         from orchestrator.verbs.analyze import analyse, medians
 
         behind = self._recorder.close(STORE_PATIENCE)
         envelopes = self._journal.read()
+        self._lease.check()
         tables = analyse(self._plan, envelopes, self._results, self._recorder.run_ids())
         try:
             self._recorder.finish(medians(tables))
         except StoreError as error:
-            self._warn(f"the results are not in the store yet: {error}")
+            _warn(f"the results are not in the store yet: {error}")
         if behind:
-            self._warn(f"{behind} cells are not in the store yet; the next command records them")
+            _warn(f"{behind} cells are not in the store yet; the next command records them")
         self._terminal.print(_summary(self._plan, answers))
         self._say(answer(tables))
         self._say(f"report: {_shown(self._results.report)}")
         self._say(f"tables: {_shown(self._results.tables)}, store: {self._store.address}")
         counts = answers.counts()
         failing = counts["failed"] + counts["lost"] + counts["pending"]
-        if failing:
+        if failing and budget.exhausted:
+            self._say(budget.sentence(failing))
+        elif failing:
             self._say(f"{failing} cells have no answer; the same command tries them again")
         return 1 if failing else 0
 
     def _interrupted(self) -> int:
         if self._recording:
             self._recorder.close(INTERRUPTED_PATIENCE)
-        answers = Answers.of(self._plan, self._journal.read())
+        answers = self._answers()
         done = answers.counts()["finished"]
         self._say(
             f"interrupted: {done} of {len(self._plan.cells)} cells are answered and kept; "
@@ -197,23 +236,14 @@ class _Sweep:
     def _say(self, text: str) -> None:
         self._terminal.say(text)
 
-    def _warn(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def _train_slots(plan: Plan, model: CostModel, cores: Sequence[int]) -> int:
-    """How many train cells run side by side: one a core, as far as their memory goes."""
-    peaks = [model.predict(cell).peak_bytes for cell in plan.cells if cell.kind == "train"]
-    if not peaks or not environment.is_cpu(plan.cells[0].device):
-        return 1
-    threads = environment.threads_of(plan.cells[0].device)
-    by_memory = int(MEMORY_SHARE * _memory_bytes() / max(peaks))
-    return max(1, min(len(cores) // threads, by_memory))
-
-
-def _memory_bytes() -> int:
-    text = Path("/proc/meminfo").read_text()
-    return int(text.partition("MemTotal:")[2].split(None, 1)[0]) * 1024
+def _peak_bytes(model: CostModel) -> Callable[[Cell], int]:
+    """Predicted bytes at a cell's peak: what packing goes by."""
+    return lambda cell: model.predict(cell).peak_bytes
 
 
 def _summary(plan: Plan, answers: Answers) -> Table:

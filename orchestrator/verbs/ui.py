@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 
-from orchestrator.store import resolve_uri
+from orchestrator.store import resolve_uri, without_password
 
 FIRST_PORT = 5000
 
@@ -16,14 +16,20 @@ FIRST_PORT = 5000
 def run(arguments: argparse.Namespace) -> int:
     uri = resolve_uri(arguments.tracking_uri)
     if uri.startswith(("http://", "https://")):
-        print(f"the store is a server already: open {uri}")
+        print(f"the store is a server already: open {without_password(uri)}")
         return 0
     port = _free_port()
-    print(f"MLflow UI on {uri}\nopen http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    address = without_password(uri)
+    print(f"MLflow UI on {address}\nopen http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return subprocess.run(command, env={**os.environ, **quiet}, check=False).returncode
+    settings = {
+        # Not in the command line, which everyone on this machine may read.
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    return subprocess.run(command, env={**os.environ, **settings}, check=False).returncode
 
 
 def _free_port() -> int:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -15,13 +15,21 @@ _LISTENING = "0A"
 
 
 class SweepProcess:
-    """`python -m orchestrator sweep` in a folder, leading a process group as under a shell."""
+    """`python -m orchestrator sweep` in a folder, leading a process group as under a shell;
+    `command` is what stands for `python -m orchestrator`, where it is something else."""
 
-    def __init__(self, folder: Path, text: str, *options: str, **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        text: str,
+        *options: str,
+        command: Sequence[str] = (sys.executable, "-m", "orchestrator"),
+        **environment: str,
+    ) -> None:
         self.folder = folder
         (folder / "sweep.yaml").write_text(text)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", "sweep", "sweep.yaml", *options],
+            [*command, "sweep", "sweep.yaml", *options],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -37,6 +45,7 @@ class SweepProcess:
             },
         )
         self.seen: set[int] = set()
+        self.patience = PATIENCE
 
     def watch(self) -> set[int]:
         """The driver's descendants now; every one ever seen is remembered."""
@@ -45,16 +54,16 @@ class SweepProcess:
 
     def wait_for(self, happened: Callable[[], object]) -> None:
         """Until it happened, watching all the while; the sweep must go on meanwhile."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while not happened():
             self.watch()
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline, "it did not happen"
             time.sleep(0.05)
 
-    def end(self) -> tuple[int, str, str]:
+    def end(self, patience: float = PATIENCE) -> tuple[int, str, str]:
         """Exit code, stdout and stderr, once it has ended."""
-        out, errors = self.process.communicate(timeout=PATIENCE)
+        out, errors = self.process.communicate(timeout=patience)
         return self.process.returncode, out, errors
 
     def left_behind(self) -> list[int]:

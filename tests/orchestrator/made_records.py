@@ -63,6 +63,8 @@ def envelope(
     at: float = 0.0,
     environment: Environment = HERE,
     source: str = "a1",
+    epoch: int = 0,
+    sequence: int = 0,
 ) -> Envelope:
     """One attempt that ended `at` seconds after noon; finished without measurements: each metric
     asked has three samples."""
@@ -85,6 +87,8 @@ def envelope(
         sweep="sweep",
         spec_hash="5bec",
         attempt=1,
+        epoch=epoch,
+        sequence=sequence,
         node="0123abcd",
         source=Source(commit="c0ffee", dirty=False, hash=source),
         prediction=Prediction(seconds=1.5, peak_bytes=4096),

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from orchestrator import provenance
-from orchestrator.answers import Answers, cells
+from orchestrator.answers import Answers, cells, expected_environments
 from orchestrator.journal import MAX_ATTEMPTS
 from orchestrator.provenance import Envelope
 from tests.orchestrator.made_records import cell, envelope, plan, timed
-from workloads import environment, plugins
+from workloads import environment, registry
 from workloads.cell import Cell, Limits
 from workloads.record import Status
 
@@ -41,7 +41,7 @@ def test_part_of_the_metrics_is_pending_for_the_rest() -> None:
 
 
 def test_another_version_of_a_metric_is_pending() -> None:
-    version = plugins.metric("language_modelling", "train_step_time").version
+    version = registry.metric("language_modelling", "train_step_time").version
     old = envelope(
         CELLS[0],
         timed("train_step_time", 1.0, version=version + 1),
@@ -91,3 +91,25 @@ def test_remarks_are_sentences_and_none_where_there_is_nothing() -> None:
         "1 cell answered by other source code than today's"
     ]
     assert cells(12_000) == "12,000 cells"
+
+
+def test_the_environment_of_the_nodes_decides_not_that_of_the_driver() -> None:
+    nodes = replace(HERE, device_name="another processor")
+    records = [envelope(CELLS[0], environment=nodes), here(CELLS[1])]
+    answers = Answers.of(plan(*CELLS), records, {"cpu:1": nodes})
+    assert [answers.status(one) for one in CELLS] == ["finished", "pending", "pending"]
+    assert answers.elsewhere() == 1
+
+
+def test_a_device_that_is_not_here_is_as_the_newest_record_has_it() -> None:
+    """`status` and `plan` on a laptop, of a sweep whose cells run on a cluster's GPUs."""
+    device = "nvidia-h100-80gb-hbm3"
+    there = [replace(HERE, device=device, driver=driver) for driver in ("1", "2")]
+    cells_there = [replace(one, device=device) for one in CELLS]
+    records = [
+        envelope(cells_there[0], environment=there[0], at=1),
+        envelope(cells_there[1], environment=there[1], at=2),
+    ]
+    answers = Answers.of(plan(*cells_there), records)
+    assert [answers.status(one) for one in cells_there] == ["pending", "finished", "pending"]
+    assert expected_environments(["cpu:1"], records) == {"cpu:1": HERE}

@@ -30,7 +30,7 @@ HEAVY = ("torch", "ray", "mlflow", "pandas", "pydantic", "rich", "matplotlib", "
 INTERFACE = {
     "plan": {"SWEEP.yaml", "--json", "--results"},
     "sweep": {"SWEEP.yaml", "--address", "--inline", "--tracking-uri", "--results"},
-    "status": {"SWEEP.yaml", "--tracking-uri", "--results"},
+    "status": {"SWEEP.yaml", "--watch", "--tracking-uri", "--results"},
     "analyze": {"SWEEP.yaml", "--tracking-uri", "--results"},
     "doctor": set(),
     "ui": {"--tracking-uri"},

@@ -14,18 +14,18 @@ from orchestrator.cost import CHILD_SECONDS, CostModel, Rates, cost_model, read_
 from orchestrator.provenance import Envelope
 from tests.orchestrator.made_records import envelope
 from tests.simulated_world import measure_cell, train_cell
-from workloads import environment, plugins
+from workloads import environment, registry
 from workloads.cell import Cell
 from workloads.environment import Environment
 
 RATES = Rates(flops_per_second=4e10, bytes_per_second=1e10, call_seconds=3e-6)
 MODEL = CostModel(rates=RATES, probed=True)
 HERE = environment.describe("cpu:1")
-LABELS = st.sampled_from(plugins.names("architectures"))
+LABELS = st.sampled_from(registry.names("architectures"))
 
 
 def cell_of(label: str, kind: str, **fields: object) -> Cell:
-    metrics = tuple(plugins.names("metrics"))
+    metrics = tuple(registry.names("metrics"))
     if kind == "measure":
         return measure_cell(label=label, size=200_000, metrics=metrics, **fields)
     fields.pop("batch_size", None)
@@ -112,3 +112,12 @@ def test_a_damaged_probe_is_as_none(tmp_path: Path, content: str) -> None:
 def test_an_accelerator_is_predicted_without_one(tmp_path: Path) -> None:
     cell = measure_cell(device="nvidia-h100-80gb-hbm3", precision="bfloat16")
     assert cost_model(cell.device, tmp_path).predict(cell).seconds > 0
+
+
+def test_the_nodes_own_rates_and_records_count(tmp_path: Path) -> None:
+    there = replace(HERE, device_name="another processor")
+    write_probe(tmp_path, there.fingerprint, asdict(RATES))
+    records = [took(measure_cell(), 9.0, there)]
+    assert not cost_model("cpu:1", tmp_path, records).factors
+    model = cost_model("cpu:1", tmp_path, records, there)
+    assert model.rates == RATES and model.factors

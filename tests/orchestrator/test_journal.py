@@ -28,7 +28,7 @@ from workloads.measurement import Reason
 VERSIONS = {"train_step_time": 1, "peak_memory": 1}
 
 
-def test_records_come_back_whole_in_order_of_finishing(tmp_path: Path) -> None:
+def test_records_come_back_whole_and_in_order(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     later, earlier = envelope(cell(128), at=9), envelope(cell(256), at=3)
     paths = [journal.append(later), journal.append(earlier)]

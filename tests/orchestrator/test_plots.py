@@ -20,8 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from orchestrator.analysis.tables import Tables
-from orchestrator.plots import crossover, lines, plot, style, training, winners
+from orchestrator.plots import lines, margin, plot, ratio_panel, style, training, winners
+from orchestrator.plots.fitting import fitted
 from orchestrator.plots.series import labels
+from orchestrator.plots.stacking import nearest, spread
 from tests.orchestrator.made_tables import (
     LAWS,
     MANY_CONTEXTS,
@@ -363,7 +365,7 @@ def test_names_of_many_lines_stand_at_their_ends_order_with_leaders() -> None:
     axes = figure.axes[0]
     told = {text.get_text(): text.get_window_extent() for text in axes.texts}
     looks = lines.looks(MANY)
-    shown = {lines.cut(label, looks[label]): label for label in MANY.sweep.labels}
+    shown = {margin.cut(label, looks[label]): label for label in MANY.sweep.labels}
     boxes = sorted((told[name] for name in shown), key=lambda box: -box.y0)
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in pairwise(boxes))
     reaching = [name for name, label in shown.items() if (label, 4096) not in MANY_CUT]
@@ -412,12 +414,12 @@ def test_log_ticks_are_few_and_inside(low: float, factor: float, binary: bool) -
 
 @given(low=st.floats(-6, -0.06), high=st.floats(0.06, 6))
 def test_ratio_ticks_hold_one_and_are_few(low: float, high: float) -> None:
-    ticks, texts = crossover.ratio_ticks(low, high)
+    ticks, texts = ratio_panel.ratio_ticks(low, high)
     assert len(ticks) == len(texts) <= 9
     assert min(map(abs, ticks)) < 1e-12
 
 
-@pytest.mark.parametrize("push", [lines.spread, lines.nearest])
+@pytest.mark.parametrize("push", [spread, nearest])
 @given(ends=st.lists(st.floats(0, 3), min_size=1, max_size=12))
 def test_names_in_the_margin_never_meet(
     push: Callable[[list[float], list[float], float], list[float]], ends: list[float]
@@ -429,13 +431,13 @@ def test_names_in_the_margin_never_meet(
 
 
 def test_a_name_is_cut_in_its_middle_to_what_the_margin_holds() -> None:
-    assert lines.fitted("short", 1.0, 7.5) == "short"
-    assert lines.fitted("W" * 90, 0.0, 7.5) == "WW…W"
-    texts = [lines.fitted(f"gated_delta_net_{i}_heads", 1.2, 7.5) for i in range(12)]
+    assert fitted("short", 1.0, 7.5) == "short"
+    assert fitted("W" * 90, 0.0, 7.5) == "WW…W"
+    texts = [fitted(f"gated_delta_net_{i}_heads", 1.2, 7.5) for i in range(12)]
     assert len(set(texts)) == 12 and all("…" in text for text in texts)
 
 
 def test_names_that_meet_are_pushed_to_both_sides() -> None:
-    assert lines.nearest([1.5, 1.5, 1.5], [0.2] * 3, 3.0) == pytest.approx([1.7, 1.5, 1.3])
-    assert lines.nearest([2.5, 1.0], [0.2] * 2, 3.0) == pytest.approx([2.5, 1.0])
-    assert lines.nearest([0.0, 0.0], [0.2] * 2, 3.0) == pytest.approx([0.3, 0.1])
+    assert nearest([1.5, 1.5, 1.5], [0.2] * 3, 3.0) == pytest.approx([1.7, 1.5, 1.3])
+    assert nearest([2.5, 1.0], [0.2] * 2, 3.0) == pytest.approx([2.5, 1.0])
+    assert nearest([0.0, 0.0], [0.2] * 2, 3.0) == pytest.approx([0.3, 0.1])

@@ -32,6 +32,7 @@ def subject_in(folder: Path, uri: str | None = None) -> Subject:
         spec_hash="0" * 12,
         journal=str(folder / "journal"),
         results=str(folder / "results"),
+        lease=1,
     )
 
 
@@ -44,7 +45,7 @@ def write_records(folder: Path) -> None:
 def statuses(folder: Path) -> list[str]:
     """Of the child runs in the store."""
     store = MlflowStore(f"sqlite:///{folder / 'mlflow.db'}", "sweep", folder / "other")
-    client = store._connected()
+    client = store._connection.client()
     experiment = client.get_experiment_by_name("sweep")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
@@ -81,7 +82,7 @@ def test_what_the_journal_has_is_in_the_store(
     report.write_text("<p>")
     recorder.finish({"train_step_time/lstm": [(64, 0.1), (128, 0.2)]})
     store = MlflowStore(f"sqlite:///{tmp_path / 'mlflow.db'}", "sweep", tmp_path / "other")
-    client = store._connected()
+    client = store._connection.client()
     parent = client.search_runs(["1"], "tags.kind = 'sweep'")[0]
     assert parent.info.status == "FINISHED"
     points = client.get_metric_history(parent.info.run_id, "train_step_time/lstm")
@@ -130,6 +131,9 @@ def test_a_store_that_cannot_be_reached_is_said_once(tmp_path: Path, said: list[
     write_records(tmp_path)
     recorder = Recorder(subject_in(tmp_path, "http://127.0.0.1:9"), said.append)
     recorder.start()
+    deadline = time.monotonic() + 60
+    while not said and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert recorder.close(3) == len(LENGTHS)
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9"):
         recorder.finish({})

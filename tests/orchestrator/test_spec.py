@@ -17,7 +17,7 @@ from orchestrator.spec.load import MAX_FAULTS, validated
 from orchestrator.spec.schema import json_schema, schema_text
 from orchestrator.spec.strict_yaml import YamlFault, parse
 from tests.orchestrator.sweep_files import ABSENT, SWEEP, changed, faults, faults_of, load, write
-from workloads import plugins
+from workloads import registry
 
 SWEEPS = sorted(Path("sweeps").glob("*.yaml"))
 PRIMARY = {"challenger": "transformer", "metric": "train_step_time"}
@@ -50,7 +50,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         {"architectures": ["lstm", "transfomer"]},
         (
             "architectures[1]: unknown architecture 'transfomer'. Did you mean "
-            f"'transformer'? Known: {', '.join(plugins.names('architectures'))}"
+            f"'transformer'? Known: {', '.join(registry.names('architectures'))}"
         ),
     ),
     ({"measure.seq_len": [64, -5]}, "measure.seq_len[1]: must be at least 1, not -5"),

@@ -21,7 +21,7 @@ from mlflow.entities import Run
 
 from orchestrator import follower
 from orchestrator.child_run import CURVE_POINTS, sha256
-from orchestrator.errors import StoreError
+from orchestrator.errors import LeaseLost, StoreError
 from orchestrator.follower import StoreWriter
 from orchestrator.journal import Journal, Merged, merge
 from orchestrator.plan import Plan
@@ -203,6 +203,34 @@ def test_a_second_driver_adopts_what_the_first_made(database: Path) -> None:
     }
 
 
+def test_a_second_run_that_a_driver_began_when_it_was_cut_off_goes(database: Path) -> None:
+    one = envelope(cell())
+    store = written(database, one)
+    (run,) = children_of(database)
+    tags = {name: run.data.tags[name] for name in ("cell_id", "environment", "mlflow.parentRunId")}
+    MlflowClient(f"sqlite:///{database}").create_run(run.info.experiment_id, tags=tags)
+    assert len(children_of(database)) == 2
+    store.begin(plan())
+    assert [left.info.run_id for left in children_of(database)] == [run.info.run_id]
+
+
+def test_a_record_is_there_while_it_is_replaced(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the file was replaced and before its digest was said, either one is known."""
+    first = envelope(cell(), status="failed", at=1)
+    store = written(database, first)
+    second = envelope(cell(), at=2)
+
+    def cut_off(*arguments: object) -> None:
+        raise OSError("cut off")
+
+    monkeypatch.setattr("orchestrator.store.cell_runs.child_run.times", cut_off)
+    with pytest.raises(StoreError, match="cut off"):
+        store.write(merged_of(first, second))
+    assert store_of(database).records() == [first, second]
+
+
 def test_a_torn_ledger_is_read_up_to_the_tear(database: Path) -> None:
     records = [envelope(cell(length)) for length in LENGTHS]
     written(database, *records)
@@ -293,9 +321,10 @@ KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
 from mlflow import MlflowClient
-from orchestrator import durable, follower
+from orchestrator import durable, follower, lease
 from orchestrator.follower import StoreWriter
 from orchestrator.journal import Journal
+from orchestrator.results import Results
 from orchestrator.store import MlflowStore
 from tests.orchestrator.made_records import plan
 
@@ -317,13 +346,15 @@ def record(database):
     for name in ("create_experiment", "create_run", "log_batch", "set_terminated", "update_run"):
         setattr(MlflowClient, name, killing(getattr(MlflowClient, name)))
     os.fsync, Path.rename = killing(os.fsync), killing(Path.rename)
-    durable.sync = killing(durable.sync)
-    results = database.parent / "results"
-    store = MlflowStore(f"sqlite:///{database}", "sweep", results)
+    durable.sync, lease._write = killing(durable.sync), killing(lease._write)
+    results, journal = database.parent / "results", Journal(database.parent / "journal")
     follower.GATHER_SECONDS = 0.0
-    writer = StoreWriter(store, Journal(database.parent / "journal"), plan(), results, print)
-    writer.start()
-    assert writer.close(60) == 0
+    with Results(results).locked() as held:
+        held.exceed(3)
+        store = MlflowStore(f"sqlite:///{database}", "sweep", results, held.check)
+        writer = StoreWriter(store, journal, plan(), results, print, held.check)
+        writer.start()
+        assert writer.close(60) == 0
 
 for argument in sys.argv[1:]:
     database, _, number = argument.rpartition(":")
@@ -636,6 +667,34 @@ def test_a_second_writer_waits_for_the_first(tmp_path: Path, quick: None) -> Non
     assert other.written == {}
     assert first.close(20) == 0
     assert second.close(20) == 0
+
+
+def test_an_idle_writer_whose_sweep_was_taken_over_ends_and_touches_nothing(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "CHECK_SECONDS", 0.01)
+    journal, store, said, lost = (
+        Journal(tmp_path / "journal"),
+        FlakyStore(),
+        list[str](),
+        list[int](),
+    )
+    journal.append(envelope(cell()))
+
+    def allowed() -> None:
+        if lost:
+            raise LeaseLost("another driver has taken over")
+
+    first = StoreWriter(store, journal, plan(), tmp_path, said.append, allowed)
+    first.start()
+    until(lambda: len(store.written) == 1)
+    lost.append(1)
+    # It would keep the new driver's writer waiting.
+    second = StoreWriter(FlakyStore(), journal, plan(), tmp_path, print)
+    second.start()
+    assert second.close(20) == 0
+    assert first.close(20) == 0
+    assert (store.ended, said) == (False, [])
 
 
 # -- speed ---------------------------------------------------------------------------------------

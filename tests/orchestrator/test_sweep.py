@@ -51,14 +51,17 @@ class Sweep:
     on_disk: list[int] = field(default_factory=list)
     interrupt_after: int | None = None
     clock: float = 1_700_000_000.0
+    epoch: int = 0
 
     def run(self, plan: Plan, execute: Execute | None = None) -> Answers:
         self.executed = []
+        self.epoch += 1
         journal = Journal(self.folder)
         return run_sweep(
             plan,
             journal,
             self._noting(execute or answered),
+            epoch=self.epoch,
             model=cost_model("cpu:1", self.folder / "cache"),
             follower=self,
             watcher=self,
@@ -76,6 +79,9 @@ class Sweep:
     def notify(self) -> None:
         self.notified += 1
         self.on_disk.append(len(list(self.folder.glob("*.json"))))
+
+    def say(self, text: str) -> None:
+        raise AssertionError(text)
 
     def answered(self, cell: Cell, record: RunRecord) -> None:
         self.watched.append(cell.id)
