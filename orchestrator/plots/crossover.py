@@ -45,7 +45,7 @@ def _caption(tables: Tables, frame: Frame, ratios: list[Row], looks: dict[str, s
     better = "lower" if frame.better == "smaller" else "higher"
     text = (
         f"{frame.title} against context at {conditions(tables, frame)} ({better} is better): "
-        "medians with 95 % intervals."
+        f"{frame.centre} with 95 % intervals."
     )
     if any(row["estimate"] is not None for row in ratios):
         what = "ratio to" if frame.log else "difference from"

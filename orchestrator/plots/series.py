@@ -52,6 +52,11 @@ class Frame:
         return bool(self.rows[0]["scale"] == "ratio")
 
     @property
+    def centre(self) -> str:
+        """What `median` holds here, in words."""
+        return "shares of the replicates" if self.rows[0]["scale"] == "share" else "medians"
+
+    @property
     def contexts(self) -> list[int]:
         """Every context planned, also where there is no number."""
         return sorted({row["seq_len"] for row in self.rows})

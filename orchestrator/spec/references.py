@@ -151,6 +151,9 @@ def _primary_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
     if isinstance(metric, str) and asked and metric not in asked:
         place: Place = ("compare", "primary", "metric")
         yield place, unknown("metric of this sweep", metric, dict.fromkeys(asked))
+    elif isinstance(metric, str) and metric in _shares(data):
+        place = ("compare", "primary", "metric")
+        yield place, f"{shown(metric)} is passed or failed by a seed and is not compared"
     if type(size) is not int:
         return
     place = ("compare", "primary", "batch_size")
@@ -161,6 +164,16 @@ def _primary_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
         yield place, "measure asks for batch_tokens; leave it out"
     elif sizes and size not in sizes:
         yield place, f"{size} is not in measure.batch_size ({shorten([str(s) for s in sizes])})"
+
+
+def _shares(data: Mapping[str, Any]) -> set[str]:
+    """The task's metrics that a replicate passes or fails."""
+    try:
+        task = chooser("tasks", labelled=False)(data.get("task"))
+    except ValueError:
+        return set()  # a fault of the task's own
+    metrics = registry.load("tasks", task.name).metrics
+    return {name for name, metric in metrics.items() if metric.scale == "share"}
 
 
 def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -195,6 +195,14 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         ),
     ),
     (
+        {
+            "task": "recall",
+            "train.metrics": ["solved"],
+            "compare.primary": {**PRIMARY, "metric": "solved"},
+        },
+        "compare.primary.metric: 'solved' is passed or failed by a seed and is not compared",
+    ),
+    (
         {"compare.primary": {**PRIMARY, "batch_size": 3}},
         "compare.primary.batch_size: 3 is not in measure.batch_size (1, 4)",
     ),
