@@ -240,7 +240,7 @@ def test_an_ordinary_user_records_a_sweep_and_reads_it_back(
         assert store.password not in log.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_database_and_server_are_killed_and_come_back(
     store: Store, client: MlflowClient, tmp_path: Path
 ) -> None:

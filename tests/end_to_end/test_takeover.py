@@ -86,7 +86,7 @@ def test_a_driver_does_not_wait_for_its_cell_when_another_has_taken_over(
     assert len(shared.records()) == len(shared.executed()) - 1
 
 
-@pytest.mark.parametrize("left", ["journal", "mlflow"])
+@pytest.mark.parametrize("left", [pytest.param("journal", marks=pytest.mark.exhaustive), "mlflow"])
 def test_another_machine_goes_on_from_what_is_left(shared: SharedSweep, left: str) -> None:
     """From the journal on shared storage, or from the store alone."""
     first = shared.start_and_hang("first")
