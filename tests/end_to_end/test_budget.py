@@ -31,7 +31,13 @@ CELLS = 20
 SENTENCE = r"the budget is spent: ([\d.]+) of 0\.00111 device hours; (\d+) cells are left; .*go on"
 
 
-@pytest.mark.parametrize("engine", [("--inline",), ()], ids=["inline", "ray"])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(("--inline",), id="inline"),
+        pytest.param((), marks=pytest.mark.exhaustive, id="ray"),
+    ],
+)
 def test_a_sweep_keeps_to_its_budget(tmp_path: Path, engine: tuple[str, ...]) -> None:
     tally = tmp_path / "tally"
 

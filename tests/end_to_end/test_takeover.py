@@ -43,7 +43,13 @@ def test_a_second_driver_is_refused_wherever_it_is(shared: SharedSweep) -> None:
     assert len(shared.executed()) == CELLS
 
 
-@pytest.mark.parametrize("all_of_it", [False, True], ids=["driver", "machine"])
+@pytest.mark.parametrize(
+    "all_of_it",
+    [
+        pytest.param(False, marks=pytest.mark.exhaustive, id="driver"),
+        pytest.param(True, id="machine"),
+    ],
+)
 def test_a_driver_that_comes_back_late_writes_nothing_more(
     shared: SharedSweep, all_of_it: bool
 ) -> None:
