@@ -122,7 +122,7 @@ class _Crew:
         wave = _Wave({one.cell.id: one for one in todo})
         idle_since: float | None = time.monotonic()
         with TuneRun(todo, self._session, self._excluded) as run:
-            while wave.open.keys() - wave.held.keys():
+            while any(cell_id not in wave.held for cell_id in wave.open):
                 event = run.next(TICK_SECONDS)
                 if event is not None and (answer := self._take(wave, event)) is not None:
                     yield self._counted(answer)

@@ -18,8 +18,9 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
+from orchestrator.scheduler.placement import Share
 from orchestrator.scheduler.session import RaySession
-from orchestrator.scheduler.worker import Assignment, CellRunner, Post
+from orchestrator.scheduler.worker import Assignment, CellRunner, Post, Ticket, ticket_of
 
 MAX_WORKER_FAILURES = 2
 """How often Tune tries a cell again whose worker died, before it is `lost`."""
@@ -90,7 +91,7 @@ class _Reporter(tune.Callback):
         self._put(trial, ended=True, died=True)
 
     def _put(self, trial: Trial, **what: Any) -> None:
-        self._events.put(Event(trial.config["cell"], **what))
+        self._events.put(Event(ticket_of(trial.config).cell_id, **what))
 
 
 class _Stop(tune.Stopper):
@@ -123,16 +124,24 @@ class TuneRun:
         self._reporter, self._stop = _Reporter(self._events), _Stop()
         self._abandoned = False
         by_id = {one.cell.id: one for one in assignments}
-        requests = {cell_id: _request(one, excluded) for cell_id, one in by_id.items()}
+        # Tune unpickles the trainable, and with it what its requests come from, for every trial:
+        # that holds the few different ones, and each trial's own text says which is its.
+        shares = list(dict.fromkeys(one.share for one in assignments))
+        requests = [_request(share, excluded) for share in shares]
+        places = {share: place for place, share in enumerate(shares)}
         runner = tune.with_parameters(
             CellRunner,
             assignments=by_id,
             post=Post(session.cores, session.folder, session.expected),
         )
         self._tuner = tune.Tuner(
-            tune.with_resources(runner, lambda config: requests[config["cell"]]),
-            # The id as text: an object here reaches some hooks as a placeholder.
-            param_space={"cell": tune.grid_search(list(by_id))},
+            tune.with_resources(runner, lambda config: requests[ticket_of(config).place]),
+            # As text: an object here reaches some hooks as a placeholder.
+            param_space={
+                "ticket": tune.grid_search(
+                    [Ticket(one.cell.id, places[one.share]).text for one in assignments]
+                )
+            },
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(
                 storage_path=str(session.storage),
@@ -184,9 +193,9 @@ class TuneRun:
             self._events.put(Event(over=True, error=error))
 
 
-def _request(assignment: Assignment, excluded: frozenset[str]) -> tune.PlacementGroupFactory:
+def _request(share: Share, excluded: frozenset[str]) -> tune.PlacementGroupFactory:
     """What Tune asks Ray for: the share, on any node but these."""
-    resources = dict(assignment.share.resources)
+    resources = dict(share.resources)
     if not excluded:
         return tune.PlacementGroupFactory([resources])
     others = {"ray.io/node-id": f"!in({','.join(sorted(excluded))})"}

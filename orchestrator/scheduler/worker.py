@@ -42,6 +42,24 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a trial knows of itself: its cell, and the place of its request among a run's."""
+
+    cell_id: str
+    place: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.cell_id} {self.place}"
+
+
+def ticket_of(config: Mapping[str, Any]) -> Ticket:
+    """The ticket of a trial of this configuration."""
+    cell_id, place = config["ticket"].split()
+    return Ticket(cell_id, int(place))
+
+
+@dataclass(frozen=True, slots=True)
 class Post:
     """What is the same for every worker of a session: see `RaySession`."""
 
@@ -89,7 +107,7 @@ class CellRunner(tune.Trainable):
         return {"record": record.to_json(), "done": True}
 
     def _cell_and_share(self) -> tuple[Cell, Share]:
-        assignment = self._assignments[self.config["cell"]]
+        assignment = self._assignments[ticket_of(self.config).cell_id]
         return assignment.cell, assignment.share
 
     def _begin(self, cell: Cell, share: Share) -> str | None:
