@@ -22,6 +22,8 @@ class Answers:
     plan: Plan
     merged: Mapping[tuple[str, str], Merged]
     versions: Mapping[str, int]
+    environments: Mapping[str, Environment]
+    # Theirs, kept: each is a digest, and every cell asks for it.
     fingerprints: Mapping[str, str]
 
     @classmethod
@@ -41,6 +43,7 @@ class Answers:
             plan=plan,
             merged=journal.merge(envelopes),
             versions={name: registry.metric(task, name).version for task, name in asked},
+            environments={device: found[device] for device in devices},
             fingerprints={device: found[device].fingerprint for device in devices},
         )
 
@@ -109,12 +112,16 @@ def expected_environments(
 ) -> dict[str, Environment]:
     """Where cells of these classes would run, as far as can be said here: on this machine; where it
     has no such accelerator, on whatever the newest record of the class ran on."""
-    newest: dict[str, Environment] = {}
-    for envelope in journal.in_order(envelopes):
-        newest[envelope.record.cell.device] = envelope.record.environment
+    newest = newest_environments(envelopes)
     return {
         device: environment.describe(device)
         if environment.is_here(device) or device not in newest
         else newest[device]
         for device in devices
     }
+
+
+def newest_environments(envelopes: Iterable[Envelope]) -> dict[str, Environment]:
+    """What the newest record of each device class ran in."""
+    ordered = journal.in_order(envelopes)
+    return {one.record.cell.device: one.record.environment for one in ordered}

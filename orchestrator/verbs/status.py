@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.answers import Answers, expected_environments
+from orchestrator.answers import Answers, expected_environments, newest_environments
 from orchestrator.expand import expand
-from orchestrator.journal import Journal, in_order
+from orchestrator.journal import Journal
 from orchestrator.progress import describe
 from orchestrator.provenance import Envelope
 from orchestrator.results import Results
@@ -66,17 +66,16 @@ class Subject:
         devices = {cell.device for cell in plan.cells}
         found = expected_environments(devices, envelopes)
         known = {one.record.environment.fingerprint for one in envelopes}
-        for envelope in in_order(envelopes):
-            device = envelope.record.cell.device
+        for device, newest in newest_environments(envelopes).items():
             if device in found and found[device].fingerprint not in known:
-                found[device] = envelope.record.environment
+                found[device] = newest
         return Answers.of(plan, envelopes, found)
 
 
 def remarks(answers: Answers) -> list[str]:
     """What the counts do not show, in sentences."""
-    here = expected_environments(answers.fingerprints, ())
-    foreign = any(here[name].fingerprint != found for name, found in answers.fingerprints.items())
+    here = expected_environments(answers.environments, ())
+    foreign = {device: one.fingerprint for device, one in here.items()} != answers.fingerprints
     return [
         *(["these are records of another environment; a sweep here measures anew"] * foreign),
         *answers.remarks(),

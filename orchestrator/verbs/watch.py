@@ -51,15 +51,7 @@ def _looks(subject: Subject) -> Iterator[tuple[Answers, Pace]]:
         envelopes = gather(subject.journal, subject.store)
         answers = subject.answers(envelopes)
         device = answers.plan.cells[0].device
-        where = next(
-            (
-                one.record.environment
-                for one in reversed(envelopes)
-                if one.record.environment.fingerprint == answers.fingerprints[device]
-            ),
-            None,
-        )
-        model = cost_model(device, cache_folder(), envelopes, where)
+        model = cost_model(device, cache_folder(), envelopes, answers.environments[device])
         yield answers, pace(answers, envelopes, model)
         time.sleep(JOURNAL_SECONDS if subject.journal.read() else STORE_SECONDS)
 

@@ -80,6 +80,26 @@ def test_time_to_go_is_what_is_left_at_that_pace_and_nothing_in_the_end(plan: Pl
     assert nothing.busy is None and nothing.seconds_to_go is None
 
 
+def test_records_from_elsewhere_are_seen_in_the_environment_of_the_newest(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    described = environment.describe(plan.cells[0].device)
+    older, newer = (replace(described, driver=driver) for driver in ("older", "newer"))
+    made = [(older, cell, 0.0) for cell in plan.cells[:5]]
+    made += [(newer, cell, 100.0) for cell in plan.cells[:3]]
+    records = []
+    for where, cell, start in made:
+        one = record(cell, start=start, seconds=1)
+        records.append(replace(one, record=replace(one.record, environment=where)))
+    results = Results.of(plan.name)
+    store = MlflowStore(f"sqlite:///{tmp_path}/mlflow.db", plan.name, results.folder)
+    loaded = load_spec(tmp_path / "sweep.yaml")
+    answers = Subject(loaded, results, results.journal(), store).answers(records)
+    assert answers.counts()["finished"] == 3
+    assert answers.environments[plan.cells[0].device] == newer
+
+
 @pytest.fixture
 def watching(tmp_path: Path, plan: Plan) -> Iterator[subprocess.Popen[str]]:
     """`status --watch` in another process, over a journal that holds half of the sweep."""
