@@ -9,4 +9,5 @@ say "ruff";          ruff check .
 say "ruff format";   ruff format --check .
 say "mypy";          mypy
 say "import-linter"; lint-imports --no-cache
-say "pytest";        exec pytest "$@"
+# By files, for those of one file share what they have started; two, for much of it waits.
+say "pytest";        exec pytest --numprocesses 2 --dist loadfile "$@"

@@ -82,6 +82,11 @@ def name(node: Any) -> str:
     return hashlib.sha256(node.node_id.encode()).hexdigest()[:8]
 
 
+def begun(gate: Path, node: Any) -> Path:
+    """The file that a node leaves once a cell of it stands at the gate."""
+    return Path(f"{gate}.{node.all_processes['raylet'][0].process.pid}")
+
+
 def test_a_node_of_other_source_is_refused_before_anything_is_written(
     cluster: RayCluster, other_source: Path, tmp_path: Path
 ) -> None:
@@ -101,9 +106,12 @@ def test_every_cell_is_answered_once_whatever_happens_to_the_nodes(
     cluster: RayCluster, other_source: Path, tmp_path: Path
 ) -> None:
     """Three nodes; one is killed, one joins that runs other code, and one that is as the first."""
-    sweep = sweep_on(cluster, tmp_path, 1.0, 30)
     gate, first = tmp_path / "gate", {name(node) for node in cluster.nodes}
+    gate.touch()
+    sweep = sweep_on(cluster, tmp_path, 1.0, 30)
     sweep.patience = PATIENCE
+    sweep.wait_for(lambda: all(begun(gate, node).exists() for node in cluster.nodes))
+    gate.unlink()
     sweep.wait_for(lambda: first == set(answered_on(tmp_path)))
     gate.touch()
     victim = cluster.nodes[0]
@@ -111,8 +119,7 @@ def test_every_cell_is_answered_once_whatever_happens_to_the_nodes(
     killed_at = time.time()
     (stranger,) = cluster.add(PYTHONPATH=str(other_source))
     (fourth,) = cluster.add()
-    begun = tmp_path / f"gate.{fourth.all_processes['raylet'][0].process.pid}"
-    sweep.wait_for(begun.exists)
+    sweep.wait_for(begun(gate, fourth).exists)
     gate.unlink()
     code, out, errors = sweep.end(PATIENCE)
     cluster.kill(stranger)
