@@ -55,9 +55,11 @@ class StoreWriter:
         told: bool = False,
     ) -> None:
         self._store, self._sweep, self._warn, self._allowed = store, sweep, warn, allowed
-        self._records = _Records(journal.folder)
+        self._journal, self._records = journal.folder, _Records(journal.folder)
         self._lock_path = results / "mlflow" / "writer.lock"
         self._lock = contextlib.ExitStack()
+        # Cells that may be behind: so that a look costs what is new, however long the sweep.
+        self._open: dict[Group, Merged] = {}
         self._refused: dict[Group, str] = {}
         self._locked = self._began = self._warned = self._shut_out = False
         self._told = told
@@ -87,7 +89,7 @@ class StoreWriter:
         self._closing.set()
         self._wake.set()
         self._thread.join(wait_seconds)
-        return len(self._store.behind(self._records.merged()))
+        return len(behind(self._store, self._journal))
 
     def _run(self) -> None:
         with self, contextlib.suppress(LeaseLost):
@@ -121,8 +123,7 @@ class StoreWriter:
         try:
             self._hold()
             if not self._began:
-                self._store.begin(self._sweep)
-                self._began = True
+                self._begin()
             behind = self._behind()
             for start in range(0, len(behind), BATCH):
                 self._write(behind[start : start + BATCH])
@@ -135,6 +136,13 @@ class StoreWriter:
             return False
         self._failures, self._told = 0, False
         return True
+
+    def _begin(self) -> None:
+        """After this, what the store has may be other than it was."""
+        self._store.begin(self._sweep)
+        self._began = True
+        self._records.look()
+        self._open = dict(self._records.merged)
 
     def _hold(self) -> None:
         """Keep every other writer of the sweep waiting, from the first time until the end."""
@@ -152,7 +160,9 @@ class StoreWriter:
         self._locked = True
 
     def _behind(self) -> list[Merged]:
-        behind = self._store.behind(self._records.merged())
+        self._open.update(self._records.look())
+        behind = self._store.behind(list(self._open.values()))
+        self._open = {_group(one): one for one in behind}
         return [one for one in behind if self._refused.get(_group(one)) != child_run.revision(one)]
 
     def _write(self, batch: Sequence[Merged]) -> None:
@@ -161,7 +171,7 @@ class StoreWriter:
         try:
             self._store.write(batch)
         except StoreError:
-            self._store.begin(self._sweep)
+            self._begin()
             for one in self._store.behind(batch):
                 self._write_alone(one)
 
@@ -169,7 +179,7 @@ class StoreWriter:
         try:
             self._store.write([one])
         except StoreError as error:
-            self._store.begin(self._sweep)
+            self._begin()
             self._refused[_group(one)] = child_run.revision(one)
             self._say(f"{error}. {child_run.name(one.cell)} is kept, and tried by the next command")
 
@@ -189,7 +199,9 @@ class StoreWriter:
 
 def behind(store: RunStore, journal: Path) -> list[Merged]:
     """The cells of a journal's folder whose newest records are not in the store, by its ledger."""
-    return store.behind(_Records(journal).merged())
+    records = _Records(journal)
+    records.look()
+    return store.behind(list(records.merged.values()))
 
 
 class _Records:
@@ -198,23 +210,20 @@ class _Records:
     def __init__(self, folder: Path) -> None:
         # A reader of its own: the driver's Journal belongs to another thread.
         self._journal = Journal(folder)
-        self._seen: set[str] = set()
         self._groups: dict[Group, list[Envelope]] = {}
-        self._merged: dict[Group, Merged] = {}
-        self._lock = threading.Lock()
+        self.merged: dict[Group, Merged] = {}
 
-    def merged(self) -> list[Merged]:
-        with self._lock:
-            changed = {}
-            for envelope in self._journal.read():
-                if envelope.key not in self._seen:
-                    self._seen.add(envelope.key)
-                    record = envelope.record
-                    group = record.cell.id, record.environment.fingerprint
-                    self._groups.setdefault(group, []).append(envelope)
-                    changed[group] = self._groups[group]
-            self._merged.update((group, merge_cell(found)) for group, found in changed.items())
-            return list(self._merged.values())
+    def look(self) -> dict[Group, Merged]:
+        """Read on; the cells that have something new."""
+        new = {}
+        for envelope in self._journal.unread():
+            record = envelope.record
+            group = record.cell.id, record.environment.fingerprint
+            self._groups.setdefault(group, []).append(envelope)
+            new[group] = self._groups[group]
+        changed = {group: merge_cell(found) for group, found in new.items()}
+        self.merged.update(changed)
+        return changed
 
 
 def _group(merged: Merged) -> Group:

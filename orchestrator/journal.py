@@ -68,10 +68,17 @@ class Journal:
     def read(self) -> list[Envelope]:
         """Every record, the newest last. Only files not seen before are opened, so polling is
         cheap."""
-        for entry in self._entries():
-            if entry.name not in self._known and _is_record(entry.name):
-                self._take(entry)
+        self.unread()
         return in_order(self._known.values())
+
+    def unread(self) -> list[Envelope]:
+        """The records that came since the last reading, by this or by `read`, the newest last."""
+        new = [
+            entry
+            for entry in self._entries()
+            if entry.name not in self._known and _is_record(entry.name)
+        ]
+        return in_order(envelope for entry in new if (envelope := self._taken(entry)) is not None)
 
     def _path(self, envelope: Envelope) -> Path:
         return self.folder / f"{envelope.key}{_SUFFIX}"
@@ -83,18 +90,20 @@ class Journal:
         except FileNotFoundError:
             return []
 
-    def _take(self, entry: os.DirEntry[str]) -> None:
+    def _taken(self, entry: os.DirEntry[str]) -> Envelope | None:
+        """The record of a file; None where it is none."""
         status, path = entry.stat(), self.folder / entry.name
         signature = status.st_mtime_ns, status.st_size
         if self._rejected.get(entry.name) == signature:
-            return
+            return None
         try:
-            self._known[entry.name] = _load(path)
+            self._known[entry.name] = envelope = _load(path)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             self.damaged[path] = str(error) or type(error).__name__
             self._rejected[entry.name] = signature
-        else:
-            self.damaged.pop(path, None)
+            return None
+        self.damaged.pop(path, None)
+        return envelope
 
 
 def _is_record(name: str) -> bool:

@@ -108,7 +108,9 @@ class Recorder:
     def close(self, wait_seconds: float) -> int:
         """Record what is left, for at most this long, and leave nothing RUNNING; the number of
         cells whose newest records are still not in the store."""
-        self._ask({"close": wait_seconds}, "closed", wait_seconds + GRACE_SECONDS)
+        answer = self._ask({"close": wait_seconds}, "closed", wait_seconds + GRACE_SECONDS)
+        if answer is not None:
+            return int(answer["closed"])
         return len(behind(self._subject.store(), Path(self._subject.journal)))
 
     def finish(self, medians: Medians) -> None:
@@ -234,9 +236,9 @@ def _answer(
     while True:
         message = requests.get()
         if "close" in message:
-            writer.close(message["close"])
+            left = writer.close(message["close"])
             closed = True
-            say({"closed": True})
+            say({"closed": left})
         elif "finish" in message:
             if not closed:  # started anew for this alone, it still follows the journal
                 writer.close(FINISH_SECONDS / 2)

@@ -16,7 +16,10 @@ from orchestrator import runtime
 
 ROOT = Path(__file__).parents[1]
 SLOTS = 2
+"""Of a node, where nothing else is said."""
 OBJECTS = 80 << 20
+JOIN_SECONDS = 120.0
+"""How long nodes may take to join, and dead ones to be noticed."""
 _QUICK = {
     # A dead node is noticed in seconds, not in the default of half a minute.
     "RAY_health_check_initial_delay_ms": "1000",
@@ -29,9 +32,10 @@ _QUICK = {
 class RayCluster:
     """A head and its nodes. `environment` is what a driver needs to know to join."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, slots: int = SLOTS) -> None:
         from ray.cluster_utils import Cluster
 
+        self._slots = slots
         self.environment = {"RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
         self._cluster: Any = Cluster(
             initialize_head=True, connect=False, head_node_args=_node(0, {})
@@ -42,9 +46,10 @@ class RayCluster:
     def add(self, count: int = 1, **environment: str) -> list[Any]:
         """Bring up nodes, all at once."""
         new = [
-            self._cluster.add_node(wait=False, **_node(SLOTS, environment)) for _ in range(count)
+            self._cluster.add_node(wait=False, **_node(self._slots, environment))
+            for _ in range(count)
         ]
-        self._cluster.wait_for_nodes()
+        self._cluster.wait_for_nodes(JOIN_SECONDS)
         self.nodes += new
         return new
 
@@ -79,8 +84,8 @@ def _kill(node: Any) -> None:
 
 
 @contextmanager
-def ray_cluster(folder: Path, nodes: int) -> Iterator[RayCluster]:
-    """A cluster of so many nodes, gone at the end."""
+def ray_cluster(folder: Path, nodes: int, slots: int = SLOTS) -> Iterator[RayCluster]:
+    """A cluster of so many nodes, of so many slots each, gone at the end."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**runtime.SETTINGS, **_QUICK}.items():
             patch.setenv(name, value)
@@ -88,7 +93,7 @@ def ray_cluster(folder: Path, nodes: int) -> Iterator[RayCluster]:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("WORKLOADS_CACHE", str(folder / "cache"))
         patch.setenv("AWS_SECRET_ACCESS_KEY", "a node's own")
-        cluster = RayCluster(folder)
+        cluster = RayCluster(slots)
         try:
             cluster.add(nodes)
             yield cluster

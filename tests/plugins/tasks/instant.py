@@ -7,6 +7,7 @@ target    1 2 3 4 ...
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def _one(trained: TrainedModel) -> Evaluation:
     return Evaluation(samples=(1.0,))
 
 
+def _quality(trained: TrainedModel) -> Evaluation:
+    """Falls with the context, at a pace of the label's own, with noise of the seed's."""
+    cell = trained.cell
+    pace = 0.1 + zlib.crc32(cell.label.encode()) % 100 / 1000
+    noise = np.random.default_rng(cell.seed).normal(scale=0.02)
+    return Evaluation(samples=(float(np.exp(noise) * cell.seq_len**-pace),))
+
+
 def _server(trained: TrainedModel) -> Evaluation:
     return Evaluation(samples=(float(os.getppid()),))
 
@@ -54,6 +63,7 @@ TASK = Task(
     prepare=prepare,
     metrics={
         "one": Metric(title="one", version=1, unit="1", evaluate=_one),
+        "quality": Metric(title="quality", version=1, unit="1", evaluate=_quality),
         "server": Metric(title="parent process", version=1, unit="1", evaluate=_server),
     },
 )
