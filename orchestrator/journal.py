@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator import collector
 from orchestrator.durable import sync, write_durably, write_whole
 from orchestrator.provenance import Envelope
 from workloads.cell import Cell, Limits, Scalar
@@ -78,7 +79,9 @@ class Journal:
             for entry in self._entries()
             if entry.name not in self._known and _is_record(entry.name)
         ]
-        return in_order(envelope for entry in new if (envelope := self._taken(entry)) is not None)
+        with collector.paused():
+            taken = [self._taken(entry) for entry in new]
+        return in_order(envelope for envelope in taken if envelope is not None)
 
     def _path(self, envelope: Envelope) -> Path:
         return self.folder / f"{envelope.key}{_SUFFIX}"

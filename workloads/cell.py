@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -112,7 +112,19 @@ class Cell:
         return replace(self, metrics=metrics)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"schema": CELL_SCHEMA, **asdict(self), "metrics": list(self.metrics)}
+        # Field by field: `dataclasses.asdict` copies all the way down, at ten times the cost.
+        content = {name: getattr(self, name) for name in _FIELDS}
+        content |= {group: dict(content[group]) for group in _OPTIONS}
+        limits = {
+            "cell_seconds": self.limits.cell_seconds,
+            "memory_bytes": self.limits.memory_bytes,
+        }
+        return {
+            "schema": CELL_SCHEMA,
+            **content,
+            "metrics": list(self.metrics),
+            "limits": limits,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cell:
@@ -127,12 +139,11 @@ class Cell:
         schema = values.pop("schema", CELL_SCHEMA)
         if schema != CELL_SCHEMA:
             raise ValueError(f"cell has schema {schema}, this version reads {CELL_SCHEMA}")
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if unknown := sorted(set(values).difference(_FIELDS)):
             raise ValueError(f"cell has unknown fields: {', '.join(unknown)}")
         try:
             values["metrics"] = tuple(values.get("metrics", ()))
-            for group in ("options", "task_options", "shell"):
+            for group in _OPTIONS:
                 values[group] = _with_tuples(values.get(group, {}))
             values["limits"] = Limits(**values.get("limits", {}))
             cell = cls(**values)
@@ -143,6 +154,10 @@ class Cell:
                 f"cell says its id is {claimed[:12]}, its content gives {cell.id[:12]}"
             )
         return cell
+
+
+_FIELDS = tuple(one.name for one in fields(Cell))
+_OPTIONS = "options", "task_options", "shell"
 
 
 def _with_tuples(options: Mapping[str, Any]) -> dict[str, Scalar]:

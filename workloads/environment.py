@@ -8,12 +8,13 @@ there.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from workloads.cell import canonical_json
 KERNEL_PACKAGES = ("torch", "triton", "fla-core")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Environment:
     """Where a cell ran. `device` is the cell's device class, `device_name` the hardware's own
     name."""
@@ -36,7 +37,7 @@ class Environment:
     packages: Mapping[str, str]
     python: str
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """12 hex digits; records of two fingerprints are never drawn in one curve. Python is
         provenance only."""
@@ -48,7 +49,13 @@ class Environment:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Environment:
-        return cls(**data)
+        """The environment that `to_dict` wrote; one and the same for all the records of it."""
+        return _read(canonical_json(dict(data)))
+
+
+@cache
+def _read(text: str) -> Environment:
+    return Environment(**json.loads(text))
 
 
 def threads_of(device: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 Reason = Literal["out_of_memory", "diverged", "timeout", "unsupported", "undertrained"]
@@ -67,7 +67,8 @@ class Measurement:
         return self.steps is not None or self.coordinate is not None
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        content = ((name, getattr(self, name)) for name in _FIELDS)
+        return {name: value for name, value in content if value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Measurement:
@@ -81,3 +82,6 @@ class Measurement:
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"measurement is not readable: {error}") from None
+
+
+_FIELDS = tuple(one.name for one in fields(Measurement))

@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator import collector
 from orchestrator.analysis import blocks, cell_rows, crossover, scaling, summary, winners
-from orchestrator.analysis.observations import observe
+from orchestrator.analysis.observations import Observed, observe
 from orchestrator.analysis.schema import SCHEMAS, TABLES_SCHEMA
 from orchestrator.errors import NothingRecorded, UserError
 from orchestrator.plan import Plan
@@ -87,7 +88,11 @@ def build(
     `run_ids` names the MLflow run of (cell id, environment fingerprint), where there is one. The
     order of `envelopes` does not matter: the same records give the same bytes.
     """
-    observed = observe(plan, envelopes)
+    with collector.paused():
+        return _build(plan, observe(plan, envelopes), run_ids or {})
+
+
+def _build(plan: Plan, observed: Observed, run_ids: Mapping[tuple[str, str], str]) -> Tables:
     found = blocks.assemble(observed)
     facts = _facts(plan, observed.environment, observed.environments)
     contrasts, crossovers = crossover.rows(found, plan.comparison, observed.environment)
@@ -101,7 +106,7 @@ def build(
     judged = {name: pa.Table.from_pylist(rows[name], SCHEMAS[name]) for name in rows}
     return Tables(
         sweep=facts,
-        cells=cell_rows.cells(plan.name, observed, run_ids or {}),
+        cells=cell_rows.cells(plan.name, observed, run_ids),
         samples=cell_rows.samples(observed),
         curves=cell_rows.curves(observed),
         **judged,

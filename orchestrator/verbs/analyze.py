@@ -42,15 +42,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def gather(journal: Journal, store: MlflowStore) -> list[Envelope]:
-    """The journal's records; where there are none, those in the MLflow store."""
+def gather(journal: Journal, store: MlflowStore, told: set[str] | None = None) -> list[Envelope]:
+    """The journal's records; where there are none, those in the MLflow store.
+
+    What had to be left out is said on stderr, but for what is in `told`, where it is then, too:
+    who looks again and again says it once.
+    """
+    told = set() if told is None else told
     envelopes = journal.read()
-    for path, why in journal.damaged.items():
-        print(f"left out: {path}: {why}", file=sys.stderr)
+    left_out = [f"{path}: {why}" for path, why in journal.damaged.items()]
     if not envelopes:
         envelopes = store.records()
-        for run_id, why in store.damaged.items():
-            print(f"left out: MLflow run {run_id}: {why}", file=sys.stderr)
+        left_out += [f"MLflow run {run_id}: {why}" for run_id, why in store.damaged.items()]
+    for line in left_out:
+        if line not in told:
+            print(f"left out: {line}", file=sys.stderr)
+    told.update(left_out)
     return envelopes
 
 

@@ -47,8 +47,9 @@ def run(subject: Subject, terminal: Terminal) -> int:
 
 
 def _looks(subject: Subject) -> Iterator[tuple[Answers, Pace]]:
+    told: set[str] = set()
     while True:
-        envelopes = gather(subject.journal, subject.store)
+        envelopes = gather(subject.journal, subject.store, told)
         answers = subject.answers(envelopes)
         device = answers.plan.cells[0].device
         model = cost_model(device, cache_folder(), envelopes, answers.environments[device])

@@ -161,7 +161,11 @@ def say_of_sweep(cells: int, watched: Watched) -> None:
     )
     for start in range(0, cells, cells // 5):
         end = start + cells // 5
-        inside = [place for place, count in enumerate(watched.answered) if start < count <= end]
+        inside = [
+            place
+            for place, count in enumerate(watched.answered[: last + 1])
+            if start < count <= end
+        ]
         if len(inside) > 1:
             first, final = inside[0], inside[-1]
             seconds = watched.seconds[final] - watched.seconds[first]

@@ -102,12 +102,15 @@ def test_records_from_elsewhere_are_seen_in_the_environment_of_the_newest(
 
 @pytest.fixture
 def watching(tmp_path: Path, plan: Plan) -> Iterator[subprocess.Popen[str]]:
-    """`status --watch` in another process, over a journal that holds half of the sweep."""
+    """`status --watch` in another process, over a journal that holds half of the sweep, and a file
+    that is no record."""
     journal = Results.of(plan.name, tmp_path / "results").journal()
     for i, cell in enumerate(plan.cells[::2]):
         journal.append(record(cell, start=i, seconds=1))
+    (journal.folder / "damaged.json").write_text("{")
     command = [sys.executable, "-m", "orchestrator", "status", "sweep.yaml", "--watch"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
         yield process
         process.kill()
 
@@ -115,7 +118,7 @@ def watching(tmp_path: Path, plan: Plan) -> Iterator[subprocess.Popen[str]]:
 def test_it_follows_the_journal_until_nothing_is_left(
     tmp_path: Path, plan: Plan, watching: subprocess.Popen[str]
 ) -> None:
-    assert watching.stdout is not None
+    assert watching.stdout is not None and watching.stderr is not None
     first = watching.stdout.readline()
     assert first.startswith("21 of 42 cells, 1.0 devices busy over 21 s, ")
     assert first.endswith(" to go\n")
@@ -124,6 +127,8 @@ def test_it_follows_the_journal_until_nothing_is_left(
         journal.append(record(cell, start=21 + i, seconds=1))
     rest = watching.stdout.read().splitlines()
     assert rest[-1] == "42 of 42 cells, nothing left to run"
+    (left_out,) = watching.stderr.read().splitlines()
+    assert left_out.startswith("left out: ") and "damaged.json" in left_out
     assert watching.wait(60) == 0
     assert not list(tmp_path.glob("*.db"))
 
