@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator import collector
 from orchestrator.durable import sync, write_durably, write_whole
 from orchestrator.provenance import Envelope
+from workloads import collector
 from workloads.cell import Cell, Limits, Scalar
 from workloads.environment import Environment
 from workloads.measurement import Measurement, Reason

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
+
+from workloads import collector
 
 MIN_SAMPLES = 3
 MAX_SAMPLES = 100
@@ -38,7 +39,8 @@ def sample(
     for _ in range(warm_up_calls(device) if warm_up is None else warm_up):
         once(function, device)
     samples: list[float] = []
-    with _without_garbage_collection():
+    gc.collect()
+    with collector.paused():
         while len(samples) < max_samples and (
             len(samples) < min_samples or sum(samples) < min_seconds
         ):
@@ -66,18 +68,6 @@ def _once_on_accelerator(function: Callable[[], object], device: torch.device) -
     end.record()
     torch.cuda.synchronize(device)
     return float(start.elapsed_time(end)) / 1e3
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class Pace:

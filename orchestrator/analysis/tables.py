@@ -16,13 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator import collector
 from orchestrator.analysis import blocks, cell_rows, crossover, scaling, summary, winners
 from orchestrator.analysis.observations import Observed, observe
 from orchestrator.analysis.schema import SCHEMAS, TABLES_SCHEMA
 from orchestrator.errors import NothingRecorded, UserError
 from orchestrator.plan import Plan
 from orchestrator.provenance import Envelope
+from workloads import collector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
