@@ -23,8 +23,6 @@ class Answers:
     merged: Mapping[tuple[str, str], Merged]
     versions: Mapping[str, int]
     environments: Mapping[str, Environment]
-    # Theirs, kept: each is a digest, and every cell asks for it.
-    fingerprints: Mapping[str, str]
 
     @classmethod
     def of(
@@ -44,12 +42,11 @@ class Answers:
             merged=journal.merge(envelopes),
             versions={name: registry.metric(task, name).version for task, name in asked},
             environments={device: found[device] for device in devices},
-            fingerprints={device: found[device].fingerprint for device in devices},
         )
 
     def known(self, cell: Cell) -> Merged | None:
         """All records of the cell in this environment, merged; None where there are none."""
-        return self.merged.get((cell.id, self.fingerprints[cell.device]))
+        return self.merged.get((cell.id, self.environments[cell.device].fingerprint))
 
     def missing(self, cell: Cell) -> tuple[str, ...]:
         """Metrics of the cell still to be measured; none means answered."""

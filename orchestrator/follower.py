@@ -89,7 +89,9 @@ class StoreWriter:
         self._closing.set()
         self._wake.set()
         self._thread.join(wait_seconds)
-        return len(behind(self._store, self._journal))
+        # What the thread has read is still its own where it has not ended.
+        records = _Records(self._journal) if self._thread.is_alive() else self._records
+        return len(self._store.behind(records.all()))
 
     def _run(self) -> None:
         with self, contextlib.suppress(LeaseLost):
@@ -141,8 +143,7 @@ class StoreWriter:
         """After this, what the store has may be other than it was."""
         self._store.begin(self._sweep)
         self._began = True
-        self._records.look()
-        self._open = dict(self._records.merged)
+        self._open = {_group(one): one for one in self._records.all()}
 
     def _hold(self) -> None:
         """Keep every other writer of the sweep waiting, from the first time until the end."""
@@ -199,9 +200,7 @@ class StoreWriter:
 
 def behind(store: RunStore, journal: Path) -> list[Merged]:
     """The cells of a journal's folder whose newest records are not in the store, by its ledger."""
-    records = _Records(journal)
-    records.look()
-    return store.behind(list(records.merged.values()))
+    return store.behind(_Records(journal).all())
 
 
 class _Records:
@@ -211,7 +210,7 @@ class _Records:
         # A reader of its own: the driver's Journal belongs to another thread.
         self._journal = Journal(folder)
         self._groups: dict[Group, list[Envelope]] = {}
-        self.merged: dict[Group, Merged] = {}
+        self._merged: dict[Group, Merged] = {}
 
     def look(self) -> dict[Group, Merged]:
         """Read on; the cells that have something new."""
@@ -222,8 +221,13 @@ class _Records:
             self._groups.setdefault(group, []).append(envelope)
             new[group] = self._groups[group]
         changed = {group: merge_cell(found) for group, found in new.items()}
-        self.merged.update(changed)
+        self._merged.update(changed)
         return changed
+
+    def all(self) -> list[Merged]:
+        """Read on; all cells there are records of."""
+        self.look()
+        return list(self._merged.values())
 
 
 def _group(merged: Merged) -> Group:

@@ -4,7 +4,11 @@ rights are needed where user namespaces are allowed."""
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 PAGE = 4096
 _HOLD = 'mount -t tmpfs -o size="$1" tmpfs "$0" && echo mounted && exec sleep infinity'
@@ -59,3 +63,15 @@ class SmallDisk:
     def close(self) -> None:
         self._holder.kill()
         self._holder.communicate()
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[SmallDisk]:
+    """Such a disk, gone at the end; the test is skipped where none can be mounted."""
+    one = SmallDisk(folder, size)
+    if one.refused:
+        pytest.skip(f"no file system can be mounted here: {one.refused}")
+    try:
+        yield one
+    finally:
+        one.close()

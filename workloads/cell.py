@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -112,19 +112,11 @@ class Cell:
         return replace(self, metrics=metrics)
 
     def to_dict(self) -> dict[str, Any]:
-        # Field by field: `dataclasses.asdict` copies all the way down, at ten times the cost.
+        # Field by field: `asdict` of the whole copies all the way down, at many times the cost.
         content = {name: getattr(self, name) for name in _FIELDS}
         content |= {group: dict(content[group]) for group in _OPTIONS}
-        limits = {
-            "cell_seconds": self.limits.cell_seconds,
-            "memory_bytes": self.limits.memory_bytes,
-        }
-        return {
-            "schema": CELL_SCHEMA,
-            **content,
-            "metrics": list(self.metrics),
-            "limits": limits,
-        }
+        content |= {"metrics": list(self.metrics), "limits": asdict(self.limits)}
+        return {"schema": CELL_SCHEMA, **content}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cell:

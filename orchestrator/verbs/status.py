@@ -75,7 +75,8 @@ class Subject:
 def remarks(answers: Answers) -> list[str]:
     """What the counts do not show, in sentences."""
     here = expected_environments(answers.environments, ())
-    foreign = {device: one.fingerprint for device, one in here.items()} != answers.fingerprints
+    recorded = answers.environments
+    foreign = any(one.fingerprint != recorded[device].fingerprint for device, one in here.items())
     return [
         *(["these are records of another environment; a sweep here measures anew"] * foreign),
         *answers.remarks(),

@@ -20,28 +20,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tests.end_to_end.nap_sweep import ARCHITECTURES, nap_sweep
 from tests.end_to_end.sweep_process import SweepProcess
 from tests.ray_cluster import SLOTS, ray_cluster
 
 NODES = 3
 PATIENCE = 550.0
-SWEEP = """
-name: busy
-question: How busy are the slots of a cluster?
-architectures: [none, gru]
-task: {{nap: {{seconds: {seconds}}}}}
-device: cpu
-model: {{parameters: [2_000], num_layers: 1}}
-train:
-  seq_len: [4]
-  tokens: 4
-  tokens_per_update: 4
-  seeds: {seeds}
-  learning_rate: {{default: 1.0e-3}}
-  metrics: [slept]
-compare: {{baseline: none, zone: [4, 8]}}
-"""
-
 Span = tuple[float, float]
 
 
@@ -74,7 +58,12 @@ def lanes(ran: list[Span]) -> list[list[Span]]:
 def main() -> None:
     cells = int(sys.argv[1]) if len(sys.argv) > 1 else 120
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 2.0
-    text = SWEEP.format(seconds=seconds, seeds=cells // 2)
+    text = nap_sweep(
+        "busy",
+        "How busy are the slots of a cluster?",
+        seconds=seconds,
+        seeds=cells // ARCHITECTURES,
+    )
     with tempfile.TemporaryDirectory() as name:
         folder, clock = Path(name), time.monotonic()
         with ray_cluster(folder, NODES) as cluster:

@@ -64,11 +64,8 @@ class Watched:
 
 
 def sweep_file(folder: Path, cells: int) -> Path:
-    names = ", ".join(
-        f"{{{'none' if number % 2 == 0 else 'gru'}: "
-        f"{{label: {'none' if number % 2 == 0 else 'gru'} {number}}}}}"
-        for number in range(LABELS)
-    )
+    named = [(("none", "gru")[number % 2], number) for number in range(LABELS)]
+    names = ", ".join(f"{{{name}: {{label: {name} {number}}}}}" for name, number in named)
     seeds, rest = divmod(cells, LABELS * len(CONTEXTS))
     if rest or not seeds:
         sys.exit(f"--cells: must be a multiple of {LABELS * len(CONTEXTS)}, not {cells}")

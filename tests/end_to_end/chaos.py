@@ -21,41 +21,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
 
+from tests.end_to_end.nap_sweep import ARCHITECTURES, nap_sweep
 from tests.end_to_end.other_machine import command, set_clock
 from tests.end_to_end.sweep_process import SweepProcess
 from tests.full_file_system import SmallDisk
 from tests.mlflow_on_postgres import Store
 from tests.ray_cluster import RayCluster, ray_cluster
 
+CONTEXTS, UPDATES = (4, 8), 4
 PATIENCE = 300.0
 """For what a machine of two cores does with all of this on it."""
 NODES = 3
 TRIES = 5
 """How often the same command may be needed once nothing breaks any more: a cell that was given up
 is asked for again."""
-SWEEP = """
-name: {name}
-question: What is left of a sweep to which everything happens?
-architectures: [none, gru]
-task: {{nap: {{seconds: 0.3}}}}
-device: cpu
-model: {{parameters: [2_000], num_layers: 1}}
-train:
-  seq_len: [4, 8]
-  tokens: 32
-  tokens_per_update: 8
-  seeds: {seeds}
-  learning_rate: {{default: 1.0e-3}}
-  metrics: [slept]
-compare: {{baseline: none, zone: [4, 8]}}
-"""
 CHANGING = {
     "run_id": "MLflow's own",
     "seconds": "a time",
@@ -73,7 +58,6 @@ class Sweep:
     folder: Path
     name: str
     seeds: int
-    start: Callable[[Sweep], SweepProcess]
     results: Path
     machine: int = 0
     driver: SweepProcess | None = None
@@ -82,11 +66,18 @@ class Sweep:
 
     @property
     def cells(self) -> int:
-        return 4 * self.seeds
+        return ARCHITECTURES * len(CONTEXTS) * self.seeds
 
     @property
     def text(self) -> str:
-        return SWEEP.format(name=self.name, seeds=self.seeds)
+        return nap_sweep(
+            self.name,
+            "What is left of a sweep to which everything happens?",
+            seconds=0.3,
+            seeds=self.seeds,
+            contexts=CONTEXTS,
+            updates=UPDATES,
+        )
 
     @property
     def at(self) -> str:
@@ -99,11 +90,13 @@ class Sweep:
     def runs(self) -> bool:
         return self.driver is not None and self.driver.process.poll() is None
 
-    def kill(self) -> None:
+    def kill(self) -> tuple[str, str]:
+        """Kill its driver; what that had said."""
         assert self.driver is not None
         self.driver.process.kill()
-        self.driver.process.communicate()
+        said = self.driver.process.communicate()
         self.driver = None
+        return said
 
 
 class Chaos:
@@ -157,9 +150,6 @@ class Chaos:
             if sweep.runs():
                 sweep.kill()
 
-    def kinds(self) -> Counter[str]:
-        return Counter(incident.partition(":")[0] for incident in self.incidents)
-
     # -- what is there ---------------------------------------------------------------------------
 
     def _bring_up(self) -> None:
@@ -170,7 +160,7 @@ class Chaos:
         folder = self._folder / name
         folder.mkdir()
         results = self._disk.seen / name
-        sweep = Sweep(folder, name, seeds, self._start, results)
+        sweep = Sweep(folder, name, seeds, results)
         self._new_machine(sweep)
         sweep.driver = self._start(sweep)
         return sweep
@@ -232,19 +222,13 @@ class Chaos:
                 if not any(sweep.runs() for sweep in self._sweeps):
                     return
                 if time.monotonic() > deadline:
-                    said = [self._killed_output(sweep) for sweep in self._sweeps]
+                    said = [sweep.kill() for sweep in self._sweeps if sweep.runs()]
                     self.wrong.append(f"nothing was answered for {PATIENCE:.0f} s: {said}")
                     raise AssertionError(self.wrong, self.incidents)
                 time.sleep(0.05)
             time.sleep(self._random.uniform(0, 0.5))
         else:
             time.sleep(self._random.uniform(0, 4))
-
-    def _killed_output(self, sweep: Sweep) -> Any:
-        if sweep.driver is None:
-            return None
-        sweep.driver.process.kill()
-        return sweep.driver.process.communicate()
 
     def _one_fault(self) -> None:
         """One that is possible now."""
@@ -262,7 +246,6 @@ class Chaos:
         for _ in range(TRIES):
             self._keep(sweep)
             sweep.driver = sweep.driver or self._start(sweep)
-            out = ""
             code, out, errors = sweep.driver.end(PATIENCE)
             sweep.driver = None
             # What went wrong before may still be told; the command after it has nothing to tell.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.chaos import Chaos
-from tests.full_file_system import SmallDisk
+from tests.full_file_system import SmallDisk, small_disk
 from tests.mlflow_on_postgres import Store, mlflow_on_postgres
 
 pytestmark = [
@@ -21,11 +21,8 @@ pytestmark = [
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    one = SmallDisk(tmp_path / "small", 64 << 20)
-    if one.refused:
-        pytest.skip(f"no file system can be mounted here: {one.refused}")
-    yield one
-    one.close()
+    with small_disk(tmp_path / "small", 64 << 20) as one:
+        yield one
 
 
 @pytest.fixture

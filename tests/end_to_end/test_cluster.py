@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.end_to_end.nap_sweep import nap_sweep
 from tests.end_to_end.sweep_process import SweepProcess
 from tests.ray_cluster import ROOT, RayCluster, ray_cluster
 
@@ -21,22 +22,6 @@ pytestmark = pytest.mark.slow
 
 PATIENCE = 240.0
 """For what a machine of two cores does with a whole cluster on it."""
-SWEEP = """
-name: naps
-question: Is every cell answered once, whatever happens to the nodes?
-architectures: [none, gru]
-task: {{nap: {{seconds: {seconds}, gate: {gate}}}}}
-device: cpu
-model: {{parameters: [2_000], num_layers: 1}}
-train:
-  seq_len: [4]
-  tokens: 4
-  tokens_per_update: 4
-  seeds: {seeds}
-  learning_rate: {{default: 1.0e-3}}
-  metrics: [slept]
-compare: {{baseline: none, zone: [4, 8]}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +44,13 @@ def other_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sweep_on(cluster: RayCluster, folder: Path, seconds: float, seeds: int) -> SweepProcess:
-    text = SWEEP.format(seconds=seconds, seeds=seeds, gate=folder / "gate")
+    text = nap_sweep(
+        "naps",
+        "Is every cell answered once, whatever happens to the nodes?",
+        seconds=seconds,
+        seeds=seeds,
+        gate=folder / "gate",
+    )
     return SweepProcess(folder, text, "--address", cluster.address, **cluster.environment)
 
 

@@ -9,18 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.shared_sweep import CELLS, SharedSweep
-from tests.full_file_system import SmallDisk
+from tests.full_file_system import SmallDisk, small_disk
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    one = SmallDisk(tmp_path / "small", 16 << 20)
-    if one.refused:
-        pytest.skip(f"no file system can be mounted here: {one.refused}")
-    yield one
-    one.close()
+    with small_disk(tmp_path / "small", 16 << 20) as one:
+        yield one
 
 
 def test_a_full_disk_stops_a_sweep_in_order(tmp_path: Path, disk: SmallDisk) -> None:

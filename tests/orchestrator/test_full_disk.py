@@ -13,7 +13,7 @@ import pytest
 from orchestrator import full_disk
 from orchestrator.errors import DiskFull
 from orchestrator.ledger import Entry, Ledger
-from tests.full_file_system import SmallDisk
+from tests.full_file_system import SmallDisk, small_disk
 
 FULL = Path("/dev/full")
 """The kernel's own full device."""
@@ -42,11 +42,8 @@ except OSError as error:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    one = SmallDisk(tmp_path / "small", 64 << 10)
-    if one.refused:
-        pytest.skip(f"no file system can be mounted here: {one.refused}")
-    yield one
-    one.close()
+    with small_disk(tmp_path / "small", 64 << 10) as one:
+        yield one
 
 
 def write(disk: SmallDisk, what: str) -> str:
