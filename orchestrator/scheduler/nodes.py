@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,9 @@ CLASS_PATIENCE = 1800.0
 POLL_SECONDS = 2.0
 SURVEY_SECONDS = 120.0
 """How long a node may take to say what it is: a first process that imports our packages."""
+DEATH_SECONDS = 45.0
+"""How long Ray may take to see that a node is dead: a machine that only falls silent misses five
+health checks, three seconds apart, each of which may wait ten."""
 
 Say = Callable[[str], None]
 
@@ -64,16 +67,40 @@ def on_node(node_id: str, **asked: Any) -> Any:
     return _job.options(scheduling_strategy=where, **asked)
 
 
-def outcomes_of(tasks: Sequence[Any]) -> list[dict[str, Any]]:
-    """What such jobs answered. Raises RuntimeError where one did not."""
+class NodeGoneError(RuntimeError):
+    """The node that ran a job has left the cluster."""
+
+
+def outcome_of(node_id: str, task: Any) -> dict[str, Any]:
+    """What such a job answered.
+
+    Raises:
+        NodeGoneError: its node left the cluster meanwhile.
+        RuntimeError: it did not answer; says why.
+    """
     try:
-        outcomes: list[dict[str, Any]] = ray.get(list(tasks))
+        outcome: dict[str, Any] = ray.get(task)
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"a node went away meanwhile ({type(error).__name__})") from None
-    for outcome in outcomes:
-        if "error" in outcome:
-            raise RuntimeError(outcome["error"])
-    return [outcome["answer"] for outcome in outcomes]
+        if _left(error, node_id):
+            raise NodeGoneError("its node left the cluster") from None
+        raise RuntimeError(_reason(error)) from None
+    if "error" in outcome:
+        raise RuntimeError(outcome["error"])
+    answer: dict[str, Any] = outcome["answer"]
+    return answer
+
+
+def _left(error: ray.exceptions.RayError, node_id: str) -> bool:
+    """Whether the node is gone, or is about to be: Ray knows that a process died, or that nobody
+    answers, some time before it takes the node for dead."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return False  # the node lives, and says what went wrong
+    deadline = time.monotonic() + DEATH_SECONDS
+    while any(node["NodeID"] == node_id for node in alive()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 @ray.remote(num_cpus=0, max_retries=1)
@@ -127,7 +154,7 @@ def _asked(device: str) -> dict[str, Any]:
 
 
 def surveyed(device: str) -> list[Surveyed]:
-    """Every node that is up, asked what it is."""
+    """Every node that is up, asked what it is. One that leaves meanwhile is none of them."""
     nodes = alive()
     asked = [
         _examined.options(
@@ -136,14 +163,17 @@ def surveyed(device: str) -> list[Surveyed]:
         for node in nodes
     ]
     ready, _ = ray.wait(asked, num_returns=len(asked), timeout=SURVEY_SECONDS)
-    return [
+    said = (
         _read(node, task if task in ready else None)
         for node, task in zip(nodes, asked, strict=True)
-    ]
+    )
+    found = [node for node in said if node is not None]
+    up = {node["NodeID"] for node in alive()}
+    return [node for node in found if node.node_id in up]
 
 
-def _read(node: Mapping[str, Any], task: Any) -> Surveyed:
-    """What a node said, or why it said nothing."""
+def _read(node: Mapping[str, Any], task: Any) -> Surveyed | None:
+    """What a node said, or why it said nothing; None of one that left the cluster."""
     blank = Surveyed(
         node_id=node["NodeID"], address=node["NodeManagerAddress"], shape=shape_of(node)
     )
@@ -152,7 +182,8 @@ def _read(node: Mapping[str, Any], task: Any) -> Surveyed:
     try:
         said = ray.get(task)
     except ray.exceptions.RayError as error:
-        return replace(blank, problem=_reason(error))
+        gone = _left(error, blank.node_id)
+        return None if gone else replace(blank, problem=_reason(error))
     return replace(
         blank,
         shape=replace(blank.shape, gpu_memory=said["gpu_memory"]),

@@ -18,7 +18,15 @@ from orchestrator import runtime
 from orchestrator.credentials import secrets_hidden
 from orchestrator.errors import UserError
 from orchestrator.scheduler import survey
-from orchestrator.scheduler.nodes import Say, alive, on_node, outcomes_of, shape_of, with_class
+from orchestrator.scheduler.nodes import (
+    NodeGoneError,
+    Say,
+    alive,
+    on_node,
+    outcome_of,
+    shape_of,
+    with_class,
+)
 from orchestrator.scheduler.placement import NodeShape
 from workloads import environment
 from workloads.environment import Environment
@@ -49,15 +57,21 @@ class RaySession:
     head: tuple[str, int] | None = None
 
     def everywhere(self, job: dict[str, Any]) -> None:
-        """Run a job (`jobs.py`) on every node that runs cells, on all at once. Raises
-        RuntimeError."""
-        outcomes_of([on_node(node).remote(job) for node in self.workers])
+        """Run a job (`jobs.py`) on every node that runs cells, on all at once; a node that leaves
+        meanwhile runs none. Raises RuntimeError."""
+        tasks = [(node, on_node(node).remote(job)) for node in self.workers]
+        for node, task in tasks:
+            with contextlib.suppress(NodeGoneError):
+                outcome_of(node, task)
 
     def once(self, job: dict[str, Any]) -> dict[str, Any]:
         """Run a job on one of them, on a device that is free; its answer. Raises RuntimeError."""
         on_cpu = environment.is_cpu(job["device"])
         asked = {"num_cpus": environment.threads_of(job["device"])} if on_cpu else {"num_gpus": 1}
-        return outcomes_of([on_node(self.workers[0], **asked).remote(job)])[0]
+        for node in self.workers:
+            with contextlib.suppress(NodeGoneError):
+                return outcome_of(node, on_node(node, **asked).remote(job))
+        raise NodeGoneError("every node left the cluster")
 
 
 @contextlib.contextmanager

@@ -30,17 +30,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
         yield one
 
 
+def changed_source(folder: Path, file: str, more: str) -> Path:
+    """A copy of this code in which one file has more at its end."""
+    for package in ("orchestrator", "workloads"):
+        shutil.copytree(
+            ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    with (folder / file).open("a") as changed:
+        changed.write(more)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def other_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this code in which the workloads differ."""
     root = tmp_path_factory.mktemp("other")
-    for package in ("orchestrator", "workloads"):
-        shutil.copytree(
-            ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    with (root / "workloads" / "timing.py").open("a") as file:
-        file.write("\n# changed\n")
-    return root
+    return changed_source(root, "workloads/timing.py", "\n# changed\n")
 
 
 def sweep_on(cluster: RayCluster, folder: Path, seconds: float, seeds: int) -> SweepProcess:
@@ -91,6 +96,33 @@ def test_a_node_of_other_source_is_refused_before_anything_is_written(
     assert errors.count("127.0.0.1: has source") == 1
     assert "Traceback" not in errors
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
+
+
+def test_a_node_that_dies_while_it_is_asked_what_it_is_is_left_out(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked"
+    source = changed_source(
+        tmp_path / "source",
+        "orchestrator/scheduler/survey.py",
+        f"""
+
+def examine(device):
+    import pathlib, time
+    pathlib.Path({str(asked)!r}).touch()
+    time.sleep({PATIENCE})
+""",
+    )
+    (dying,) = cluster.add(PYTHONPATH=str(source))
+    sweep = sweep_on(cluster, tmp_path, 0.1, 1)
+    sweep.patience = PATIENCE
+    try:
+        sweep.wait_for(asked.exists)
+    finally:
+        cluster.kill(dying)
+    code, out, errors = sweep.end(PATIENCE)
+    assert (code, errors) == (0, ""), out
+    assert len(records(tmp_path)) == 2
 
 
 def test_every_cell_is_answered_once_whatever_happens_to_the_nodes(
