@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from workloads import plugins, registry, sizing
 from workloads.cell import Cell
+from workloads.ends import Ends
 from workloads.environment import is_cpu
 from workloads.model import (
     Backbone,
@@ -50,12 +52,19 @@ def check(cell: Cell) -> Built:
     return _built(sizing.shape_for(cell), cell.precision, device_type)
 
 
+def _nothing(ends: Ends, dtype: torch.dtype) -> Tensor:
+    """Inputs that say nothing, a few positions long."""
+    if ends.vocab_size:
+        return torch.zeros(1, DRY_TOKENS, dtype=torch.int64)
+    return torch.zeros(1, DRY_TOKENS, ends.features, dtype=dtype)
+
+
 @cache
 def _built(shape: ModelShape, precision: str, device_type: str) -> Built:
     dtype = dtype_of(precision)
     with torch.device("meta"), torch.no_grad():
         model = Backbone(shape).to(dtype)
-        model(torch.zeros(1, DRY_TOKENS, dtype=torch.int64))
+        model(_nothing(shape.ends, dtype))
     architecture = registry.load("architectures", shape.architecture)
     options = plugins.build_options(architecture.options, shape.options)
     implementation = unsupported = None

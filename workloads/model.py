@@ -1,10 +1,10 @@
-"""The language model that every mixer is put into: one residual shell, so that a sweep compares
-mixers and not blocks.
+"""The model that every mixer is put into: one residual shell, so that a sweep compares mixers and
+not blocks.
 
 Pre-norm blocks (Xiong et al. 2020): x + mixer(RMSNorm(x)), then x + MLP(RMSNorm(x)) with a GELU MLP
-of two matrices without bias. A token embedding below, a final RMSNorm and an untied linear head
-above. An architecture without a mixer leaves the first half of each block out; one that stacks its
-layers bare (`Architecture.residual`) has the mixers alone.
+of two matrices without bias. An embedding below, of tokens or, by a linear map, of vectors; a final
+RMSNorm and an untied linear head above. An architecture without a mixer leaves the first half of
+each block out; one that stacks its layers bare (`Architecture.residual`) has the mixers alone.
 
 A sweep may ask for three changes, which hold for every architecture alike: a short convolution
 before each mixer, u + conv(u) over 4 tokens with u = RMSNorm(x) (the Canon-A layer of Allen-Zhu
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from workloads import plugins, registry
 from workloads.cell import Scalar
+from workloads.ends import Ends
 from workloads.mixer import INIT_STD, Mixer
 from workloads.ops.convolution import causal_conv, causal_conv_step
 
@@ -35,13 +36,13 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """Everything that decides a model's layers. `options` are the architecture's, where they differ
+    """Everything that decides a model. `options` are the architecture's, where they differ
     from its defaults; `mlp_width` is the MLP's hidden width, 0 for none."""
 
     architecture: str
     # Compared, but left out of the hash, so that a shape with a dict in it can key a cache.
     options: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
-    vocab_size: int
+    ends: Ends
     d_model: int
     num_layers: int
     mlp_width: int
@@ -164,17 +165,21 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Tokens to logits over the vocabulary, in the three forms of the mixers it is made of.
+    """What enters to what leaves, position by position, in the three forms of the mixers it is made
+    of.
+
+    Inputs are tokens, int64 (B, T), or vectors, (B, T, F), as the shape's `ends` say; outputs are
+    (B, T, O), for next tokens their logits.
 
     Raises:
-        ValueError: options that the architecture refuses, or a d_model that its options do not
-        divide.
+        ValueError: options that the architecture refuses, a d_model that its options do not divide,
+        or a tied head where what leaves is no token.
     """
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
-        self.embedding = nn.Embedding(shape.vocab_size, shape.d_model)
+        self.embedding = embedding(shape)
         residual = registry.load("architectures", shape.architecture).residual
         layers = registry.stack(shape.architecture, shape.options, shape.num_layers)
         self.blocks = nn.ModuleList(
@@ -182,8 +187,10 @@ class Backbone(nn.Module):
             for architecture, options in layers
         )
         self.norm = nn.RMSNorm(shape.d_model, eps=NORM_EPS)
-        self.head = nn.Linear(shape.d_model, shape.vocab_size, bias=False)
+        self.head = nn.Linear(shape.d_model, shape.ends.outputs, bias=False)
         if shape.tied_head:
+            if not shape.ends.says_tokens:
+                raise ValueError("tied_head: what leaves this task's model is not what enters it")
             self.head.weight = self.embedding.weight
 
     def initialise(self) -> None:
@@ -195,13 +202,13 @@ class Backbone(nn.Module):
         for block in self._blocks():
             block.initialise(1 / math.sqrt(2 * self.shape.num_layers))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """The parallel form from an empty context: (B, T) int64 -> logits (B, T, V)."""
-        x = self.embedding(tokens)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The parallel form from an empty context: inputs of T positions -> outputs (B, T, O)."""
+        x = self.embedding(inputs)
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.head(self.norm(x))
-        return logits
+        outputs: Tensor = self.head(self.norm(x))
+        return outputs
 
     def empty_state(self, batch_size: int, max_len: int) -> list[Any]:
         """Each layer's state before the first token, with room for `max_len` tokens, on the model's
@@ -212,20 +219,20 @@ class Backbone(nn.Module):
             for block in self._blocks()
         ]
 
-    def prefill(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        """The parallel form continuing from `state`: (B, T) -> the last position's logits (B, V),
-        and the state after T more tokens. The state given may be written to."""
-        x = self.embedding(tokens)
+    def prefill(self, inputs: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """The parallel form continuing from `state`: inputs of T positions -> the last position's
+        outputs (B, O), and the state after all T. The state given may be written to."""
+        x = self.embedding(inputs)
         after = []
         for block, before in zip(self._blocks(), state, strict=True):
             x, layer_state = block.prefill(x, before)
             after.append(layer_state)
         return self.head(self.norm(x[:, -1])), after
 
-    def step(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        """One token each: (B,) int64 -> logits (B, V), and the state after it. The state given may
-        be written to."""
-        x = self.embedding(tokens)
+    def step(self, inputs: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """One position of each: (B,) or (B, F) -> outputs (B, O), and the state after it. The state
+        given may be written to."""
+        x = self.embedding(inputs)
         after = []
         for block, before in zip(self._blocks(), state, strict=True):
             x, layer_state = block.step(x, before)
@@ -234,6 +241,14 @@ class Backbone(nn.Module):
 
     def _blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
+
+
+def embedding(shape: ModelShape) -> nn.Embedding | nn.Linear:
+    """What takes a position in: a row a token, or a linear map of a vector, which is the same for a
+    vector that is 1 at one place."""
+    if shape.ends.vocab_size:
+        return nn.Embedding(shape.ends.vocab_size, shape.d_model)
+    return nn.Linear(shape.ends.features, shape.d_model, bias=False)
 
 
 def build(
@@ -258,7 +273,7 @@ def total_parameters(model: Backbone) -> int:
 
 
 def non_embedding_parameters(model: Backbone) -> int:
-    """Parameters without the token embedding and the head, the two that grow with the vocabulary:
+    """Parameters without the embedding and the head, the two whose size is the task's:
     N in Kaplan et al. 2020, section 2.1. Norms are counted."""
     outside = model.embedding.weight.numel()
     if not model.shape.tied_head:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from workloads.cell import Scalar
+from workloads.ends import Ends
 from workloads.measurement import Better, Measurement, Reason, Scale
 
 if TYPE_CHECKING:
     from workloads.mixer import Mixer
+    from workloads.objectives import Objective
     from workloads.subject import Subject
     from workloads.tasks.data import TrainingData
     from workloads.train import TrainedModel
@@ -141,18 +143,21 @@ class Evaluation:
 class Task:
     """A task: what is learnt, from which data, judged how.
 
-    token_unit(options) -> what a length counts (`bytes`, `BPE tokens`). vocab_size(options) is
-    known without data. prepare(options, folder) returns what is learnt from: prepared tokens, which
-    it writes into `folder` once (idempotent, safe against a concurrent twin), or what generates
-    them. `metrics` are its quality metrics, by name.
+    token_unit(options) -> what a length counts (`bytes`, `BPE tokens`, `hours`). ends(options) ->
+    what enters the model and what leaves it, known without data. prepare(options, folder) returns
+    what is learnt from: prepared arrays, which it writes into `folder` once (idempotent, safe
+    against a concurrent twin), or what generates them. objective(options) -> the loss that is
+    trained on; without it, the cross-entropy of classes. `metrics` are its quality metrics, by
+    name.
     """
 
     title: str
     version: int
     options: type
     token_unit: Callable[[Any], str]
-    vocab_size: Callable[[Any], int]
+    ends: Callable[[Any], Ends]
     prepare: Callable[[Any, Path], TrainingData]
+    objective: Callable[[Any], Objective] | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 

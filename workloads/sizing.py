@@ -17,6 +17,7 @@ import torch
 
 from workloads import plugins, registry
 from workloads.cell import Cell, Scalar
+from workloads.ends import Ends
 from workloads.model import SHORT_CONV_TOKENS, ModelShape
 
 TOLERANCE = 0.02
@@ -44,7 +45,7 @@ def shape_for(cell: Cell) -> ModelShape:
         _key(cell.options),
         cell.size,
         cell.num_layers,
-        _vocab_size(cell.task, _key(cell.task_options)),
+        _ends(cell.task, _key(cell.task_options)),
         _key(cell.shell),
     )
 
@@ -58,17 +59,18 @@ def parameters(shape: ModelShape) -> int:
 @cache
 def total_parameters(shape: ModelShape) -> int:
     """All parameters: with the embedding and, where it has a matrix of its own, the head."""
-    tables = 1 if shape.tied_head else 2
-    return parameters(shape) + tables * shape.vocab_size * shape.d_model
+    rows = shape.ends.entering + (0 if shape.tied_head else shape.ends.outputs)
+    return parameters(shape) + rows * shape.d_model
 
 
 @cache
 def flops_per_token(shape: ModelShape, seq_len: int) -> float:
     """Forward FLOPs for one token, mean over the positions of a context of `seq_len` tokens; MLPs,
-    short convolutions and head included."""
+    short convolutions, head and the linear map of vectors included."""
     mixers = sum(a.flops_per_token(shape.d_model, o, seq_len) for a, o in _layers(shape))
     width = 2 * shape.mlp_width + (SHORT_CONV_TOKENS if shape.short_conv else 0)
-    return mixers + 2.0 * shape.d_model * (shape.num_layers * width + shape.vocab_size)
+    ends = shape.ends.features + shape.ends.outputs
+    return mixers + 2.0 * shape.d_model * (shape.num_layers * width + ends)
 
 
 def train_step_flops(shape: ModelShape, batch_size: int, seq_len: int) -> float:
@@ -101,7 +103,7 @@ def train_peak_bytes(shape: ModelShape, batch_size: int, seq_len: int, precision
     bfloat16 trains under autocast, whose copies take 2 more and which leaves norms and the residual
     stream in float32. Backward keeps 2 numbers of width d for each norm, the input and the hidden
     values of each MLP, and what the mixer says of itself. The loss holds three float32 tables over
-    the vocabulary at once: log-softmax, its gradient, and that of the logits. One pass makes the
+    the outputs at once: log-softmax, its gradient, and that of the logits. One pass makes the
     step; gradients accumulated over several would add 4 bytes a parameter.
     """
     element = plugins.element_bytes(precision)
@@ -111,7 +113,7 @@ def train_peak_bytes(shape: ModelShape, batch_size: int, seq_len: int, precision
     mlps = shape.num_layers * (shape.d_model + 2 * shape.mlp_width) if shape.mlp_width else 0
     norms = _norms(shape)
     matrices = mixers + mlps + shape.d_model
-    token = element * matrices + 4 * 2 * norms * shape.d_model + 4 * 3 * shape.vocab_size
+    token = element * matrices + 4 * 2 * norms * shape.d_model + 4 * 3 * shape.ends.outputs
     total = total_parameters(shape)
     held = total * (12 if element == 4 else 14)
     return held + max(4 * total, math.ceil(batch_size * seq_len * token))
@@ -129,9 +131,7 @@ def inference_peak_bytes(shape: ModelShape, batch_size: int, seq_len: int, preci
 
 
 @cache
-def _shape(
-    name: str, key: _Key, size: int, num_layers: int, vocab_size: int, shell: _Key
-) -> ModelShape:
+def _shape(name: str, key: _Key, size: int, num_layers: int, ends: Ends, shell: _Key) -> ModelShape:
     architecture = registry.load("architectures", name)
     switches = dict(shell)
     layers = registry.stack(name, dict(key), num_layers)
@@ -143,7 +143,7 @@ def _shape(
     start = ModelShape(
         architecture=name,
         options=dict(key),
-        vocab_size=vocab_size,
+        ends=ends,
         d_model=d_model,
         num_layers=num_layers,
         mlp_width=4 * d_model if has_mlp else 0,
@@ -276,9 +276,9 @@ def _layers(shape: ModelShape) -> list[tuple[plugins.Architecture, Any]]:
 
 
 @cache
-def _vocab_size(task_name: str, key: _Key) -> int:
+def _ends(task_name: str, key: _Key) -> Ends:
     task = registry.load("tasks", task_name)
-    return task.vocab_size(plugins.build_options(task.options, dict(key)))
+    return task.ends(plugins.build_options(task.options, dict(key)))
 
 
 def _key(options: Mapping[str, Scalar]) -> _Key:

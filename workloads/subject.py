@@ -1,8 +1,8 @@
 """What a measured metric is given: one cell's model, built when it is needed, and generated inputs
 of its size.
 
-Nothing is learnt here, so inputs are random tokens, drawn on the CPU from the round alone: every
-architecture sees the same ones.
+Nothing is learnt here, so inputs and targets are random, drawn on the CPU from the round alone:
+every architecture sees the same ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 from workloads.cell import Cell
 from workloads.check import Built
 from workloads.model import Backbone, ModelShape, build, dtype_of
-from workloads.train import adamw, next_token_losses
+from workloads.objectives import Objective, objective_of
+from workloads.train import adamw, outputs_of
 
 # Weights move at this rate in a timed step; no number here depends on it.
 _LEARNING_RATE = 1e-4
@@ -25,18 +26,20 @@ _LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingStep:
-    """One training step over one batch: forward, cross-entropy, backward, AdamW, gradients
-    dropped. Clipping and data loading are left out."""
+    """One training step over one batch: forward, loss, backward, AdamW, gradients dropped. Clipping
+    and data loading are left out. `scored` targets make the loss a mean."""
 
     model: Backbone
     optimizer: torch.optim.AdamW
     inputs: Tensor
     targets: Tensor
+    objective: Objective
+    scored: int
     precision: str
 
     def __call__(self) -> None:
-        loss = next_token_losses(self.model, self.inputs, self.targets, self.precision).mean()
-        torch.autograd.backward(loss)
+        outputs = outputs_of(self.model, self.inputs, self.precision)
+        torch.autograd.backward(self.objective.total(outputs, self.targets) / self.scored)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -77,34 +80,48 @@ class Subject:
         return build(self.shape, seed=seed, device=self.device, dtype=self.dtype).eval()
 
     @cached_property
-    def tokens(self) -> Tensor:
-        """Random token ids, int64 (batch_size, seq_len + 1): a context, and one token more."""
-        generator = torch.Generator().manual_seed(self.cell.replicate)
+    def made(self) -> Tensor:
+        """Random inputs: a context, and one position more. Token ids, int64 (batch_size, seq_len +
+        1), or vectors in the cell's precision, (batch_size, seq_len + 1, features)."""
+        return self._made().to(self.device)
+
+    def _made(self) -> Tensor:
+        ends = self.shape.ends
         size = (self.batch_size, self.cell.seq_len + 1)
-        return torch.randint(self.shape.vocab_size, size, generator=generator).to(self.device)
+        if ends.vocab_size:
+            return torch.randint(ends.vocab_size, size, generator=self._generator())
+        return torch.randn(*size, ends.features, generator=self._generator()).to(self.dtype)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.cell.replicate)
 
     def training_step(self) -> TrainingStep:
         """A training step of a model of its own, with float32 weights and an optimiser that has not
         stepped yet."""
         model = build(self.shape, seed=self.cell.replicate, device=self.device).train()
+        made, objective = self._made(), objective_of(self.cell)
+        targets = objective.made(made, self.shape.ends, self._generator())
+        inputs = made[:, :-1].contiguous()
         return TrainingStep(
             model=model,
             optimizer=adamw(model, _LEARNING_RATE),
-            inputs=self.tokens[:, :-1].contiguous(),
-            targets=self.tokens[:, 1:].contiguous(),
+            inputs=(inputs if self.shape.ends.vocab_size else inputs.float()).to(self.device),
+            targets=targets.to(self.device),
+            objective=objective,
+            scored=int(objective.scored(targets)),
             precision=self.cell.precision,
         )
 
     @torch.inference_mode()
     def prefilled(self, room: int = 0) -> tuple[Tensor, list[object]]:
-        """The whole context through prefill: the last logits (batch_size, vocab), and the state
+        """The whole context through prefill: the last outputs (batch_size, outputs), and the state
         after it with room for so many tokens more."""
         state = self.model.empty_state(self.batch_size, self.cell.seq_len + room)
-        return self.model.prefill(self.tokens[:, :-1], state)
+        return self.model.prefill(self.made[:, :-1], state)
 
     def free(self) -> None:
         """Drop model and inputs, and give an accelerator's unused memory back."""
-        for name in ("model", "tokens"):
+        for name in ("model", "made"):
             self.__dict__.pop(name, None)
         gc.collect()
         if self.device.type == "cuda":

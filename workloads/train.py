@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from workloads.cell import Cell
+from workloads.ends import next_token
 from workloads.events import Facts, Progress
 from workloads.measurement import Measurement
 from workloads.mixer import Mixer
 from workloads.model import Backbone, ModelShape
+from workloads.objectives import CROSS_ENTROPY, Objective, class_losses, objective_of
 from workloads.plugins import Metric
-from workloads.tasks.data import IGNORED, TrainingData
+from workloads.tasks.data import TrainingData
 from workloads.timing import Pace
 
 # Tokens in one forward and backward pass at most. Part of the protocol, not of a device's limits:
@@ -37,8 +38,6 @@ _CHECK_EVERY = 50
 _CURVE_POINTS = 100
 _PROGRESS_SECONDS = 0.5
 _CURVE_SECONDS = 5.0
-
-TRAINING_LOSS = Metric(title="training loss", version=1, unit="nats per token")
 
 
 class Diverged(ArithmeticError):
@@ -122,26 +121,33 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def next_token_losses(model: Backbone, inputs: Tensor, targets: Tensor, precision: str) -> Tensor:
-    """Cross-entropy of each target, float32 nats, flat (B * T,), zero where it is IGNORED: the
-    forward pass of training and of validation."""
+def outputs_of(model: Backbone, inputs: Tensor, precision: str) -> Tensor:
+    """Outputs (B, T, O) in float32: the forward pass of training and of evaluation."""
     with autocast(precision, inputs.device):
-        logits = model(inputs)
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=IGNORED
-    )
+        outputs: Tensor = model(inputs)
+    return outputs.float()
+
+
+def next_token_losses(model: Backbone, inputs: Tensor, targets: Tensor, precision: str) -> Tensor:
+    """Cross-entropy of each target, float32 nats, flat (B * T,), zero where it is IGNORED."""
+    return class_losses(outputs_of(model, inputs, precision), targets)
 
 
 def accumulate(
-    model: Backbone, inputs: Tensor, targets: Tensor, micro_batch: int, precision: str
+    model: Backbone,
+    inputs: Tensor,
+    targets: Tensor,
+    micro_batch: int,
+    precision: str,
+    objective: Objective = CROSS_ENTROPY,
 ) -> Tensor:
-    """Gradients of the mean loss over the scored targets, both (sequences, seq_len), added up over
-    micro-batches of so many sequences. Returns that mean, detached."""
-    scored = (targets != IGNORED).sum()
+    """Gradients of the mean loss over the scored targets, added up over micro-batches of so many
+    sequences. Returns that mean, detached."""
+    scored = objective.scored(targets)
     total = torch.zeros((), device=inputs.device)
     parts = zip(torch.split(inputs, micro_batch), torch.split(targets, micro_batch), strict=True)
     for part in parts:
-        loss = next_token_losses(model, *part, precision).sum() / scored
+        loss = objective.total(outputs_of(model, part[0], precision), part[1]) / scored
         torch.autograd.backward(loss)
         total += loss.detach()
     return total
@@ -166,14 +172,16 @@ def train(
         }
     )
     model.train()
-    optimizer = adamw(model, schedule.peak_learning_rate)
-    curve = LossCurve(schedule.updates)
+    optimizer, objective = adamw(model, schedule.peak_learning_rate), objective_of(cell)
+    curve = LossCurve(schedule.updates, objective.unit)
     progress, growth = Pace(_PROGRESS_SECONDS), Pace(_CURVE_SECONDS)
     unread: list[Tensor] = []
     for update in range(1, schedule.updates + 1):
         batch = data.batch(schedule.sequences, schedule.seq_len, seed=cell.replicate, update=update)
         inputs, targets = (torch.from_numpy(part).to(device) for part in batch)
-        unread.append(accumulate(model, inputs, targets, schedule.micro_batch, cell.precision))
+        unread.append(
+            accumulate(model, inputs, targets, schedule.micro_batch, cell.precision, objective)
+        )
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(update)
@@ -197,8 +205,8 @@ def train(
 class LossCurve:
     """The training loss of each update so far, and its course in at most a hundred points."""
 
-    def __init__(self, updates: int) -> None:
-        self.updates = updates
+    def __init__(self, updates: int, unit: str) -> None:
+        self.updates, self._metric = updates, Metric(title="training loss", version=1, unit=unit)
         self.losses: list[float] = []
 
     @property
@@ -219,7 +227,7 @@ class LossCurve:
         stride = math.ceil(self.updates / _CURVE_POINTS)
         parts = [self.losses[i : i + stride] for i in range(0, len(self.losses), stride)]
         steps = [min((i + 1) * stride, len(self.losses)) for i in range(len(parts))]
-        return TRAINING_LOSS.measurement(
+        return self._metric.measurement(
             "training_loss",
             [sum(part) / len(part) for part in parts],
             steps=steps,
@@ -237,7 +245,9 @@ def rehearse() -> None:
     if torch.version.cuda is not None or torch.version.hip is not None:
         return
     torch.set_num_threads(1)
-    shape = ModelShape(architecture="none", vocab_size=8, d_model=8, mlp_width=8, num_layers=1)
+    shape = ModelShape(
+        architecture="none", ends=next_token(8), d_model=8, mlp_width=8, num_layers=1
+    )
     model = Backbone(shape).train()
     optimizer = adamw(model, 1e-3)
     for _ in range(2):

@@ -130,7 +130,9 @@ def test_loss_by_position_averages_to_the_loss(prepared: TaskData) -> None:
 def test_bpe_is_learnt_from_the_train_split_and_counts_every_byte(cache: Path) -> None:
     options = Options(tokenizer="bpe", vocab_size=512)
     prepared, byte_data = TASK.prepare(options, cache), TASK.prepare(Options(), cache)
-    assert prepared.train.dtype == np.uint16 and prepared.train.max() < TASK.vocab_size(options)
+    assert (
+        prepared.train.dtype == np.uint16 and prepared.train.max() < TASK.ends(options).vocab_size
+    )
     assert str(prepared.facts["tokenizer"]).startswith("byte-level BPE 512")
     for split in ("train", "validation"):
         counted = prepared.token_bytes[getattr(prepared, split)].sum()
@@ -139,9 +141,9 @@ def test_bpe_is_learnt_from_the_train_split_and_counts_every_byte(cache: Path) -
 
 
 def test_lengths_are_counted_in_the_tokens_that_were_chosen() -> None:
-    assert (TASK.token_unit(Options()), TASK.vocab_size(Options())) == ("bytes", 256)
+    assert (TASK.token_unit(Options()), TASK.ends(Options()).vocab_size) == ("bytes", 256)
     bpe = Options(tokenizer="bpe")
-    assert (TASK.token_unit(bpe), TASK.vocab_size(bpe)) == ("BPE tokens", 4096)
+    assert (TASK.token_unit(bpe), TASK.ends(bpe).vocab_size) == ("BPE tokens", 4096)
 
 
 def test_without_the_package_the_standard_library_is_read(

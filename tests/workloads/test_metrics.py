@@ -116,7 +116,7 @@ def test_decoding_grows_the_context_no_further_than_said(architecture: str) -> N
 def test_inputs_depend_on_the_round_alone() -> None:
     def tokens(**fields: object) -> torch.Tensor:
         cell = measure_cell(**fields)
-        return Subject(cell, check(cell), CPU).tokens
+        return Subject(cell, check(cell), CPU).made
 
     assert torch.equal(tokens(architecture="lstm"), tokens(architecture="transformer"))
     assert not torch.equal(tokens(), tokens(round=1))

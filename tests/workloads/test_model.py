@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from workloads import registry, sizing
+from workloads.ends import next_token
 from workloads.mixer import held_bytes
 from workloads.model import (
     Backbone,
@@ -30,7 +31,7 @@ def _shape(name: str) -> ModelShape:
     architecture = registry.load("architectures", name)
     return ModelShape(
         architecture=name,
-        vocab_size=VOCABULARY,
+        ends=next_token(VOCABULARY),
         d_model=math.lcm(32, architecture.width_multiple(architecture.options())),
         num_layers=2,
         mlp_width=48 if architecture.residual else 0,
@@ -150,7 +151,7 @@ def test_attentions_parallel_form_multiplies_the_whole_square() -> None:
 
 def test_what_writes_to_the_residual_stream_starts_smaller() -> None:
     shape = ModelShape(
-        architecture="transformer", vocab_size=64, d_model=128, num_layers=8, mlp_width=512
+        architecture="transformer", ends=next_token(64), d_model=128, num_layers=8, mlp_width=512
     )
     model = build(shape, seed=0, device="cpu")
     deviations = {

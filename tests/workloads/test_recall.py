@@ -11,8 +11,9 @@ import pytest
 from tests.workloads.tiny_cells import train_cell
 from workloads.events import Started
 from workloads.measurement import Measurement
+from workloads.objectives import IGNORED
 from workloads.run import run
-from workloads.tasks.data import IGNORED, generator_of
+from workloads.tasks.data import generator_of
 from workloads.tasks.recall import Options, Recall, generate
 
 STATISTICS = json.loads(

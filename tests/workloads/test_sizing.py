@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from workloads import registry, sizing
 from workloads.cell import Cell
+from workloads.ends import next_token
 from workloads.model import (
     Backbone,
     ModelShape,
@@ -138,7 +139,7 @@ def _traced_peak(shape: ModelShape, batch_size: int, seq_len: int) -> int:
     """Bytes of tensors at the peak of a second training step, from torch's own trace."""
     model = build(shape, seed=0, device="cpu")
     optimizer = adamw(model, 1e-4)
-    tokens = torch.randint(shape.vocab_size, (batch_size, seq_len))
+    tokens = torch.randint(shape.ends.vocab_size, (batch_size, seq_len))
 
     def step() -> None:
         torch.autograd.backward(next_token_losses(model, tokens, tokens, "float32").mean())
@@ -167,7 +168,7 @@ def test_predicted_training_peak_is_near_the_traced_one(
     residual = registry.load("architectures", name).residual
     shape = ModelShape(
         architecture=name,
-        vocab_size=256,
+        ends=next_token(256),
         d_model=d_model,
         num_layers=2,
         mlp_width=mlp_width if residual else 0,

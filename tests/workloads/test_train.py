@@ -19,7 +19,8 @@ from workloads.check import check
 from workloads.events import Event, Facts
 from workloads.measurement import Measurement
 from workloads.model import Backbone, build
-from workloads.tasks.data import IGNORED, TaskData
+from workloads.objectives import IGNORED
+from workloads.tasks.data import TaskData
 from workloads.train import Diverged, LossCurve, accumulate, adamw, schedule_of, train
 
 CPU = torch.device("cpu")
@@ -181,7 +182,7 @@ def test_a_text_shorter_than_a_window_is_refused() -> None:
 
 
 def test_a_long_curve_is_thinned_to_means_over_its_intervals() -> None:
-    curve = LossCurve(250)
+    curve = LossCurve(250, "nats per token")
     curve.extend([float(i) for i in range(1, 251)])
     found = curve.measurement()
     assert found.steps is not None and len(found.steps) == 84

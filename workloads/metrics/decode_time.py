@@ -40,7 +40,7 @@ def measure(subject: Subject) -> tuple[float, ...]:
 
 
 def _steps(subject: Subject, state: Any) -> tuple[float, ...]:
-    token = subject.tokens[:, -1].contiguous()
+    token = subject.made[:, -1].contiguous()
 
     def step() -> None:
         nonlocal state

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 
 from workloads.cell import Scalar
 
-IGNORED = -100
-"""The target of a position that is not scored."""
 DATA_SCHEMA = 1
 _DESCRIPTION = "data.json"
 _ARRAYS = ("train", "validation", "train_documents", "validation_documents", "token_bytes")
@@ -39,10 +37,10 @@ class TrainingData(Protocol):
 
     def batch(
         self, sequences: int, seq_len: int, *, seed: int, update: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Inputs and targets of one update, each (sequences, seq_len); a target that is IGNORED is
-        not scored. Depends on the arguments alone: neither on the architecture nor on what was
-        drawn before.
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Inputs and targets of one update: token ids (sequences, seq_len) or vectors (sequences,
+        seq_len, features), and whatever the task's objective takes. Depends on the arguments alone:
+        neither on the architecture nor on what was drawn before.
 
         Raises:
             ValueError: there is nothing of that length.

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from workloads.cell import canonical_json
+from workloads.ends import Ends, next_token
 from workloads.plugins import Evaluation, Metric, Task, build_options
 from workloads.tasks import corpora, tokenization
 from workloads.tasks.data import TaskData, Tokens, prepared, token_stream
@@ -71,8 +72,8 @@ class Options:
                 raise ValueError(f"{name} belongs to a `dataset`; the default text has none")
 
 
-def vocab_size(options: Options) -> int:
-    return 256 if options.tokenizer == "bytes" else options.vocab_size
+def ends(options: Options) -> Ends:
+    return next_token(256 if options.tokenizer == "bytes" else options.vocab_size)
 
 
 def token_unit(options: Options) -> str:
@@ -110,7 +111,7 @@ def _build(options: Options) -> TaskData:
         if options.tokenizer == "bytes"
         else tokenization.train_bpe(corpus.train, options.vocab_size)
     )
-    dtype = np.min_scalar_type(vocab_size(options) - 1).type
+    dtype = np.min_scalar_type(ends(options).vocab_size - 1).type
     train, train_documents = token_stream(
         tokenizer.encode(corpus.train), tokenization.SEPARATOR, dtype
     )
@@ -205,7 +206,7 @@ TASK = Task(
     version=VERSION,
     options=Options,
     token_unit=token_unit,
-    vocab_size=vocab_size,
+    ends=ends,
     prepare=prepare,
     metrics={
         "validation_loss": Metric(

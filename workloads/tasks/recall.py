@@ -22,8 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from workloads.cell import Scalar
+from workloads.ends import next_token
+from workloads.objectives import IGNORED
 from workloads.plugins import Evaluation, Metric, Task, build_options
-from workloads.tasks.data import IGNORED, generator_of
+from workloads.tasks.data import generator_of
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, autocast
 
 SOLVED = 0.95
@@ -183,7 +185,7 @@ TASK = Task(
     version=1,
     options=Options,
     token_unit=lambda options: "tokens",
-    vocab_size=lambda options: int(options.vocab_size),
+    ends=lambda options: next_token(options.vocab_size),
     prepare=lambda options, folder: Recall(options=options),
     metrics={
         "accuracy": Metric(

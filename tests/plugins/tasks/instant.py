@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workloads.ends import next_token
 from workloads.plugins import Evaluation, Metric, Task
 from workloads.tasks.data import TaskData
 from workloads.train import TrainedModel
@@ -59,7 +60,7 @@ TASK = Task(
     version=1,
     options=Options,
     token_unit=lambda options: "tokens",
-    vocab_size=lambda options: VOCAB_SIZE,
+    ends=lambda options: next_token(VOCAB_SIZE),
     prepare=prepare,
     metrics={
         "one": Metric(title="one", version=1, unit="1", evaluate=_one),
