@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml infra/constraints.txt
 	@echo "setting up $(VENV) (once; a few minutes, mostly torch)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint infra/constraints.txt --editable '.[dev]'
+	  --constraint infra/constraints.txt --editable '.[dev,data]'
 	@touch $@
 
 venv: $(VENV)/installed

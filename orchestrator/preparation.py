@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from orchestrator import cost
 from orchestrator.errors import UserError
 from orchestrator.plan import Plan
+from orchestrator.spec import LoadedSpec
+from workloads import plugins, registry
 from workloads.cell import Cell
 from workloads.environment import Environment
 
@@ -44,6 +46,19 @@ def data_jobs(plan: Plan) -> list[Job]:
 def data_job(cell: Cell) -> Job:
     """The job that prepares what this train cell learns from."""
     return {"job": "prepare", "task": cell.task, "options": dict(cell.task_options)}
+
+
+def check_data(loaded: LoadedSpec, plan: Plan) -> None:
+    """Whether this machine has the data of what is to be learnt.
+
+    Raises:
+        SpecError: it has not; says what mends it.
+    """
+    for job in data_jobs(plan):
+        task = registry.load("tasks", job["task"])
+        why = task.missing(plugins.build_options(task.options, job["options"]))
+        if why is not None:
+            raise loaded.error([(("task",), f"{job['task']}: {why}")])
 
 
 def prepare(

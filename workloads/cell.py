@@ -20,6 +20,8 @@ Kind = Literal["measure", "train"]
 Scalar = str | int | float | bool | None | tuple[str, ...]
 """The value of an option: plain, or several words."""
 
+# Fields that came later: left out of the id where they ask for nothing, so that old ids hold.
+_LATER = ("shell", "eval_seq_len")
 # Not part of the id: asking for one more metric, or raising a limit, must not repeat old work.
 _OUTSIDE_ID = frozenset({"metrics", "limits"})
 
@@ -51,8 +53,9 @@ class Cell:
     `shell`, the sweep's switches for the model around the mixers (`short_conv`, `mlp`, `tied_head`,
     `d_model`). `size` is 0 where none was asked for.
     `device` is a device class: `cpu:THREADS`, or the accelerator's name as a slug. `batch_tokens`
-    is set beside `batch_size` where the sweep asked for constant tokens per step. Fields of the
-    other kind are None.
+    is set beside `batch_size` where the sweep asked for constant tokens per step. `eval_seq_len`
+    are the lengths at which what was trained is evaluated, beside its own. Fields of the other kind
+    are None.
     """
 
     kind: Kind
@@ -78,6 +81,7 @@ class Cell:
     tokens: int | None = None
     tokens_per_update: int | None = None
     learning_rate: float | None = None
+    eval_seq_len: tuple[int, ...] = ()
     # outside the id
     metrics: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
@@ -87,8 +91,9 @@ class Cell:
         """SHA-256 (hex) over the canonical JSON of every field that decides a number; key order
         does not matter."""
         content = {name: value for name, value in self.to_dict().items() if name not in _OUTSIDE_ID}
-        if not self.shell:
-            del content["shell"]
+        for name in _LATER:
+            if not content[name]:
+                del content[name]
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
     @property
@@ -116,6 +121,7 @@ class Cell:
         content = {name: getattr(self, name) for name in _FIELDS}
         content |= {group: dict(content[group]) for group in _OPTIONS}
         content |= {"metrics": list(self.metrics), "limits": asdict(self.limits)}
+        content["eval_seq_len"] = list(self.eval_seq_len)
         return {"schema": CELL_SCHEMA, **content}
 
     @classmethod
@@ -134,7 +140,8 @@ class Cell:
         if unknown := sorted(set(values).difference(_FIELDS)):
             raise ValueError(f"cell has unknown fields: {', '.join(unknown)}")
         try:
-            values["metrics"] = tuple(values.get("metrics", ()))
+            for several in ("metrics", "eval_seq_len"):
+                values[several] = tuple(values.get(several, ()))
             for group in _OPTIONS:
                 values[group] = _with_tuples(values.get(group, {}))
             values["limits"] = Limits(**values.get("limits", {}))

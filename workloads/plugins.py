@@ -147,7 +147,8 @@ class Task:
     what enters the model and what leaves it, known without data. prepare(options, folder) returns
     what is learnt from: prepared arrays, which it writes into `folder` once (idempotent, safe
     against a concurrent twin), or what generates them. objective(options) -> the loss that is
-    trained on; without it, the cross-entropy of classes. `metrics` are its quality metrics, by
+    trained on; without it, the cross-entropy of classes. missing(options) -> why it has no data
+    here, with the command that mends it; None where it has. `metrics` are its quality metrics, by
     name.
     """
 
@@ -158,6 +159,7 @@ class Task:
     ends: Callable[[Any], Ends]
     prepare: Callable[[Any, Path], TrainingData]
     objective: Callable[[Any], Objective] | None = None
+    missing: Callable[[Any], str | None] = lambda options: None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 

@@ -20,7 +20,6 @@ _NO_CLASS = ("cuda", "gpu", "mps", "tpu", "xpu", "rocm")
 
 RESERVED: frozenset[Place] = frozenset(
     {
-        ("train", "eval_seq_len"),
         ("train", "carry_state"),
         ("train", "optimiser"),
         ("measure", "execution"),
@@ -159,9 +158,11 @@ class Measure(Strict):
 
 
 class Train(Strict):
-    """Cells that learn. `tokens_per_update` is the same at every length."""
+    """Cells that learn. `tokens_per_update` is the same at every length. `eval_seq_len`: further
+    lengths at which metrics by length (`accuracy_by_length`) evaluate what was trained."""
 
     seq_len: Lengths
+    eval_seq_len: Lengths | None = None
     tokens: Tokens
     tokens_per_update: Tokens
     seeds: Replicates = 5

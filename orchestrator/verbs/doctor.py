@@ -80,6 +80,18 @@ def _architectures() -> Iterator[Finding]:
 
 
 def _data() -> Iterator[Finding]:
+    """Which tasks have data here as they are by default, and what was prepared of any."""
+    for name in registry.names("tasks"):
+        try:
+            task = registry.load("tasks", name)
+            why = task.missing(task.options())
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+        yield (
+            ("ok", f"data of {name}", "here")
+            if why is None
+            else ("missing", f"data of {name}", why)
+        )
     folder = cache_folder()
     prepared = sorted(folder.glob("**/data.json")) if folder.exists() else []
     for path in prepared:

@@ -15,6 +15,7 @@ from orchestrator.answers import Answers, cells
 from orchestrator.cost import CostModel, cost_model
 from orchestrator.expand import expand
 from orchestrator.plan import Plan
+from orchestrator.preparation import check_data
 from orchestrator.progress import duration
 from orchestrator.provenance import Prediction
 from orchestrator.quantities import quantity
@@ -28,7 +29,9 @@ Predictions = Mapping[str, Prediction]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    plan = expand(load_spec(arguments.sweep))
+    loaded = load_spec(arguments.sweep)
+    plan = expand(loaded)
+    check_data(loaded, plan)
     journal = Results.of(plan.name, arguments.results).journal()
     envelopes = journal.read()
     for path, why in journal.damaged.items():

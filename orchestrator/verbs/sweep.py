@@ -24,7 +24,7 @@ from orchestrator.expand import expand
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
 from orchestrator.plan import Plan
-from orchestrator.preparation import prepare
+from orchestrator.preparation import check_data, prepare
 from orchestrator.progress import LiveProgress, duration
 from orchestrator.recorder import Recorder, Subject
 from orchestrator.results import Results
@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
             loaded.path, ["device: name a device class; `auto` means this machine, not a cluster"]
         )
     plan = expand(loaded)
+    if not arguments.address:
+        check_data(loaded, plan)
     results = Results.of(plan.name, arguments.results)
     store = MlflowStore(resolve_uri(arguments.tracking_uri), plan.name, results.folder)
     terminal = Terminal()

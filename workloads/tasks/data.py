@@ -1,18 +1,20 @@
-"""Prepared task data: token streams as memory maps with a description beside them, written once per
-machine.
+"""Prepared task data: arrays as memory maps with a description beside them, written once a machine.
 
 A folder appears under its name by one rename, with everything in it, so that what can be seen is
-complete, and two processes that prepare the same data at once do not disturb each other.
+complete, and a killed build leaves nothing that could be taken for data. Of processes that want the
+same data at once one builds them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +26,7 @@ from workloads.cell import Scalar
 
 DATA_SCHEMA = 1
 _DESCRIPTION = "data.json"
-_ARRAYS = ("train", "validation", "train_documents", "validation_documents", "token_bytes")
+_STREAMS = ("train", "validation", "train_documents", "validation_documents", "token_bytes")
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
@@ -82,6 +84,15 @@ class TaskData:
         return windows[:, :-1].copy(), windows[:, 1:].copy()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrays:
+    """What a task prepares once per machine: arrays by name, and `facts`, which say source, licence
+    and split."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    facts: Mapping[str, Scalar]
+
+
 class DamagedData(ValueError):
     """A folder of prepared data is not what was written; the message says how to mend it."""
 
@@ -94,52 +105,76 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "workloads"
 
 
-def prepared(folder: Path, build: Callable[[], TaskData]) -> TaskData:
-    """The data in `folder` as memory maps; `build` makes them where they are not there yet.
+def prepared(folder: Path, build: Callable[[], Arrays]) -> Arrays:
+    """The arrays in `folder` as memory maps; `build` makes them where they are not there yet, in
+    one process of this machine while others wait.
 
     Raises:
         DamagedData: the folder is there, and is not what was written.
     """
     if not folder.exists():
-        _write(build(), folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            if not folder.exists():
+                _write(build(), folder)
     return load(folder)
 
 
-def load(folder: Path) -> TaskData:
-    """The data that were written to `folder`, mapped and not read. Raises DamagedData."""
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The only builder of this folder here. A killed one's lock is free at once."""
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def prepared_tokens(folder: Path, build: Callable[[], TaskData]) -> TaskData:
+    """The same for token streams."""
+
+    def arrays() -> Arrays:
+        data = build()
+        return Arrays(arrays={name: getattr(data, name) for name in _STREAMS}, facts=data.facts)
+
+    found = prepared(folder, arrays)
+    return TaskData(**{name: found.arrays[name] for name in _STREAMS}, facts=found.facts)
+
+
+def load(folder: Path) -> Arrays:
+    """The arrays that were written to `folder`, mapped and not read. Raises DamagedData."""
     try:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         if description["schema"] != DATA_SCHEMA:
             raise ValueError(f"schema {description['schema']}, this version reads {DATA_SCHEMA}")
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in description["arrays"]
+        }
         for name, array in arrays.items():
-            if [array.dtype.str, len(array)] != description["arrays"][name]:
-                raise ValueError(f"{name} has {len(array)} {array.dtype} elements")
-        return TaskData(**arrays, facts=description["facts"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+            if [array.dtype.str, *array.shape] != description["arrays"][name]:
+                raise ValueError(f"{name} has {array.shape} {array.dtype} elements")
+        return Arrays(arrays=arrays, facts=description["facts"])
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedData(
             f"prepared data in {folder} are damaged ({error}); delete the folder, and they are "
             "prepared anew"
         ) from None
 
 
-def _write(data: TaskData, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+def _write(data: Arrays, folder: Path) -> None:
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         described: dict[str, list[str | int]] = {}
         digest = hashlib.sha256()
-        for name in _ARRAYS:
-            array = getattr(data, name)
+        for name, array in data.arrays.items():
             np.save(draft / f"{name}.npy", array)
-            described[name] = [array.dtype.str, len(array)]
+            described[name] = [array.dtype.str, *array.shape]
             digest.update(np.ascontiguousarray(array).data)
         facts = {**data.facts, "data_sha256": digest.hexdigest()}
         description = {"schema": DATA_SCHEMA, "facts": facts, "arrays": described}
         (draft / _DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
         draft.rename(folder)
     except OSError:
-        # A twin may have come first; rename refuses to replace a folder with content.
+        # A twin may have come first, where no lock holds between machines; rename refuses to
+        # replace a folder with content.
         if not (folder / _DESCRIPTION).exists():
             raise
     finally:

@@ -29,7 +29,7 @@ from workloads.cell import canonical_json
 from workloads.ends import Ends, next_token
 from workloads.plugins import Evaluation, Metric, Task, build_options
 from workloads.tasks import corpora, tokenization
-from workloads.tasks.data import TaskData, Tokens, prepared, token_stream
+from workloads.tasks.data import TaskData, Tokens, prepared_tokens, token_stream
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, next_token_losses
 
 VERSION = 1
@@ -86,7 +86,7 @@ def prepare(options: Options, folder: Path) -> TaskData:
     Raises:
         ValueError: the text is too short for `validation_tokens`, or a data set has no such column.
     """
-    data = prepared(folder / "language_modelling" / _key(options), lambda: _build(options))
+    data = prepared_tokens(folder / "language_modelling" / _key(options), lambda: _build(options))
     if len(data.validation) <= options.validation_tokens:
         raise ValueError(
             f"validation_tokens: {options.validation_tokens} targets are asked for, the validation "
