@@ -7,6 +7,7 @@ import dataclasses
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -123,6 +124,9 @@ def _checked_options(
             key: tuple(value) if isinstance(value, list) else value
             for key, value in values.model_dump().items()
         }
+        if family == "tasks" and options.get("path"):
+            # Cells run elsewhere than the command.
+            options["path"] = str(Path(str(options["path"])).expanduser().resolve())
         options_type(**options)
     except ValidationError as error:
         return {}, faults + _type_faults(name, error)

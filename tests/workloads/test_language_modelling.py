@@ -200,7 +200,7 @@ def test_twins_that_prepare_at_once_end_with_one_folder(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: TASK.prepare(Options(), tmp_path), range(4)))
     assert len({str(d.facts["data_sha256"]) for d in found}) == 1
-    assert len(list((tmp_path / "language_modelling").iterdir())) == 1
+    assert len(list((tmp_path / "language_modelling").glob("[!.]*"))) == 1
 
 
 def test_prepared_data_are_mapped_and_not_built_again(
@@ -215,7 +215,7 @@ def test_prepared_data_are_mapped_and_not_built_again(
 def test_damaged_data_are_found_with_the_mend(
     cache: Path, tmp_path: Path, prepared: TaskData, harm: str
 ) -> None:
-    (healthy,) = (cache / "language_modelling").glob("*-bytes-*")
+    (healthy,) = (cache / "language_modelling").glob("[!.]*-bytes-*")
     folder = tmp_path / "damaged"
     shutil.copytree(healthy, folder)
     if harm == "description":
@@ -229,7 +229,7 @@ def test_damaged_data_are_found_with_the_mend(
 
 
 def test_the_description_stands_beside_the_tokens(cache: Path, prepared: TaskData) -> None:
-    (folder,) = (cache / "language_modelling").glob("*-bytes-*")
+    (folder,) = (cache / "language_modelling").glob("[!.]*-bytes-*")
     described = json.loads((folder / "data.json").read_text())
     assert described["arrays"]["train"] == ["|u1", len(prepared.train)]
     assert {"data_source", "data_licence", "tokenizer", "data_sha256"} <= set(described["facts"])

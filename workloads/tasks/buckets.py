@@ -1,0 +1,21 @@
+"""Values by distance, in buckets that double."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def by_doubling(
+    distance: NDArray[np.integer[Any]], values: NDArray[Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The largest distance found in each of the buckets 1, 2, 3-4, 5-8, 9-16, ... of distances (N,),
+    and the mean of the values (N,) there."""
+    bucket = np.ceil(np.log2(distance)).astype(int)
+    found = np.unique(bucket)
+    return (
+        tuple(float(distance[bucket == b].max()) for b in found),
+        tuple(float(values[bucket == b].mean()) for b in found),
+    )
