@@ -29,7 +29,8 @@ class Block:
     `values` is (labels, contexts, replicates) in the metric's unit, NaN where there is none.
     `reasons[label][context]` says why a point has no number, or (`undertrained`) no verdict; a
     point with a reason other than `undertrained` has no values, for the replicates that came
-    through would make it look better than it is.
+    through would make it look better than it is. `trivial[context]` is what needs no model reaches
+    on the same examples (a task's fact or metric `baseline_METRIC`), None where nothing says.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Block:
     planned: NDArray[np.bool_]
     values: Floats
     reasons: tuple[tuple[str | None, ...], ...]
+    trivial: tuple[float | None, ...]
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -63,6 +65,16 @@ class Block:
         for row, end in enumerate(self.ends):
             values[row, end:] = np.nan
         return values
+
+    def beats_trivial(self, label: int, context: int) -> bool | None:
+        """Whether a label is better there than what needs no model; None where nothing says what
+        that reaches, or the label has no value. Every replicate has to be."""
+        trivial, values = self.trivial[context], self.values[label, context]
+        values = values[np.isfinite(values)]
+        if trivial is None or not len(values):
+            return None
+        better = values > trivial if self.facts.better == "greater" else values < trivial
+        return bool(better.all())
 
     def reason(self, label: int, context: int) -> str | None:
         """Why there is nothing to compare at this point: its own reason, or the cut before it."""
@@ -143,7 +155,19 @@ def _block(metric: str, facts: MetricFacts, group: list[ObservedCell]) -> Block:
         planned=planned,
         values=values,
         reasons=tuple(map(tuple, reasons)),
+        trivial=tuple(_trivial(metric, cells, context) for context in contexts),
     )
+
+
+def _trivial(metric: str, cells: list[ObservedCell], context: int) -> float | None:
+    """The task's own trivial baseline of this metric at a context: the same for all who were judged
+    on the same examples, so the median of what they say."""
+    name, said = f"baseline_{metric}", []
+    for seen in cells:
+        if seen.cell.seq_len == context and seen.merged is not None:
+            value = seen.medians.get(name, seen.merged.facts.get(name))
+            said += [float(value)] if isinstance(value, int | float) else []
+    return float(np.median(said)) if said else None
 
 
 def _point(seen: ObservedCell) -> tuple[str, int]:

@@ -154,6 +154,8 @@ def _note(pair: Pair) -> str | None:
     """What a reader of the verdict must know besides: too little training or replication, where
     curves end."""
     notes = []
+    if pair.hopeless:
+        notes.append("no verdict at this size: neither is better than what needs no model")
     if pair.undertrained:
         notes.append("undertrained")
     if 0 < pair.replicates < MIN_REPLICATES:

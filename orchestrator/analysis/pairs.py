@@ -42,7 +42,18 @@ class Pair:
     @property
     def decides(self) -> bool:
         """Whether a verdict may be given at all."""
-        return self.replicates >= MIN_REPLICATES and not self.undertrained
+        return self.replicates >= MIN_REPLICATES and not self.undertrained and not self.hopeless
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether neither is better than what needs no model, at any context: what they differ by
+        is no answer to the question."""
+        beaten = [
+            self.block.beats_trivial(label, j)
+            for label in (self.baseline, self.challenger)
+            for j in np.flatnonzero(self.judged).tolist()
+        ]
+        return False in beaten and True not in beaten
 
     @property
     def undertrained(self) -> bool:

@@ -126,6 +126,33 @@ SUMMARY = pa.schema(
         _flag("deterministic"),
         _text("environment"),
         _text("implementation"),
+        # what needs no model reaches here, where the task says so
+        _number("trivial"),
+    ]
+)
+
+# A metric that is a curve over a coordinate, at each of its points.
+PROFILES = pa.schema(
+    [
+        _text("label", True),
+        _text("architecture", True),
+        _text("task", True),
+        _count("size", "parameters"),
+        _count("seq_len", "tokens", True),
+        _text("device"),
+        _text("metric", True),
+        _text("unit", True),
+        _text("coordinate", True),
+        _number("at"),
+        _number("median"),
+        _number("low"),
+        _number("high"),
+        _count("replicates"),
+        _text("reason"),
+        _text("title"),
+        _text("better"),
+        _text("scale"),
+        _text("environment"),
     ]
 )
 
@@ -238,6 +265,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "samples": SAMPLES,
     "curves": CURVES,
     "summary": SUMMARY,
+    "profiles": PROFILES,
     "crossovers": CROSSOVERS,
     "contrasts": CONTRASTS,
     "winners": WINNERS,

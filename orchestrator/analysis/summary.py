@@ -48,6 +48,7 @@ def _row(block: Block, i: int, j: int, environment: str | None) -> dict[str, obj
         "deterministic": block.facts.deterministic,
         "environment": environment,
         "implementation": block.implementations[label],
+        "trivial": block.trivial[j],
     }
 
 

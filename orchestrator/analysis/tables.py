@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.analysis import blocks, cell_rows, crossover, scaling, summary, winners
+from orchestrator.analysis import blocks, cell_rows, crossover, profiles, scaling, summary, winners
 from orchestrator.analysis.observations import Observed, observe
 from orchestrator.analysis.schema import SCHEMAS, TABLES_SCHEMA
 from orchestrator.errors import NothingRecorded, UserError
@@ -72,6 +72,7 @@ class Tables:
     samples: pa.Table
     curves: pa.Table
     summary: pa.Table
+    profiles: pa.Table
     crossovers: pa.Table
     contrasts: pa.Table
     winners: pa.Table
@@ -98,6 +99,7 @@ def _build(plan: Plan, observed: Observed, run_ids: Mapping[tuple[str, str], str
     contrasts, crossovers = crossover.rows(found, plan.comparison, observed.environment)
     rows = {
         "summary": summary.rows(found, observed.environment),
+        "profiles": profiles.rows(observed),
         "crossovers": crossovers,
         "contrasts": contrasts,
         "winners": winners.rows(found, observed.environment, plan.references),

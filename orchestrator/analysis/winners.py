@@ -21,7 +21,8 @@ from orchestrator.analysis.statistics import Floats, one_sided_dunnett
 def rows(
     blocks: tuple[Block, ...], environment: str | None, references: Collection[str] = ()
 ) -> list[dict[str, object]]:
-    """The rows of the `winners` table. An `undertrained` label has a median and no verdict; with
+    """The rows of the `winners` table. An `undertrained` label has a median and no verdict, nor has
+    anyone where nobody is better than what needs no model; with
     fewer than five complete replicates nobody leaves the set. `references` are labels that are no
     candidates and have no rows. Shares of successes have none either: see `pairs`."""
     found = []
@@ -34,11 +35,12 @@ def rows(
                 if np.isfinite(block.comparable[i, j]).any()
                 and block.reasons[i][j] != "undertrained"
             ]
+            hopeless = bool(judged) and all(block.beats_trivial(i, j) is False for i in judged)
             best, members = _best_set(block, j, judged)
             for i in (i for i in candidates if block.planned[i, j]):
                 values = block.values[i, j][np.isfinite(block.values[i, j])]
                 undecided = block.reasons[i][j] == "undertrained" or (
-                    not len(values) and block.reasons[i][j] is None
+                    (hopeless or not len(values)) and block.reasons[i][j] is None
                 )
                 found.append(
                     block.key

@@ -41,10 +41,30 @@ def medians(axes: Axes, frame: Frame, looks: dict[str, style.Look]) -> None:
                     color=look.colour,
                     zorder=3 if behind else 6,
                 )
+    shown += trivial(axes, frame)
     style.quantity_axis(axes, shown, frame.unit, log=frame.log)
     words = [] if prefixed(frame.unit) or not frame.unit else [frame.unit]
     words.append("lower is better" if frame.better == "smaller" else "higher is better")
     axes.set_ylabel(" · ".join(words), color=style.GREY)
+
+
+def trivial(axes: Axes, frame: Frame) -> list[float]:
+    """What needs no model reaches, where the task says so, as a dotted line; its values."""
+    known = {row["seq_len"]: row["trivial"] for row in frame.rows if row["trivial"] is not None}
+    at = sorted(known)
+    if not at:
+        return []
+    values = [known[place] for place in at]
+    axes.plot(at, values, color=style.GREY, linestyle=":", linewidth=1.4, marker="_", zorder=1.5)
+    axes.annotate(
+        "needs no model",
+        (at[0], values[0]),
+        xytext=(2, 2),
+        textcoords="offset points",
+        color=style.GREY,
+        fontsize=7.5,
+    )
+    return values
 
 
 def _hollow(axes: Axes, rows: list[Row], look: style.Look) -> None:
