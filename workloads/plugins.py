@@ -53,6 +53,8 @@ class Architecture:
     layers(options, num_layers) -> the (name, options) of each layer's own architecture, for a stack
         of several mixers; such an architecture has no mixer of its own, and what is said per layer
         is asked of those.
+    position(options) -> the position encoding that decides how it reads contexts longer than it was
+        trained at; None where order is in the recurrence itself.
     residual: False where layers follow each other bare, without norms, residual stream and MLPs.
     family: its kin (`attention`, `recurrent network`, ...), which figures give one hue.
     matched: False only where the asked size does not apply: the shell alone, which is measured for
@@ -70,6 +72,7 @@ class Architecture:
     implementation: Callable[[Any, str], str]
     width_multiple: Callable[[Any], int] = lambda options: 1
     layers: Callable[[Any, int], Sequence[tuple[str, Mapping[str, Scalar]]]] | None = None
+    position: Callable[[Any], str | None] = lambda options: None
     residual: bool = True
     family: str = "other"
     matched: bool = True

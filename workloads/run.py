@@ -121,11 +121,20 @@ def _facts(built: Built, device: torch.device) -> Facts:
             "d_model": built.shape.d_model,
             "mlp_width": built.shape.mlp_width,
             "implementation": built.implementation,
+            "position_encoding": _positions(built),
             # No library has a kernel for one token that takes a state of ours.
             "decode_implementation": f"torch {torch.__version__} (step form)",
             **devices.facts(device),
         }
     )
+
+
+def _positions(built: Built) -> str | None:
+    """The position encodings of the layers, each once; None where there is none."""
+    shape = built.shape
+    layers = registry.stack(shape.architecture, shape.options, shape.num_layers)
+    found = (architecture.position(options) for architecture, options in layers)
+    return ", ".join(dict.fromkeys(filter(None, found))) or None
 
 
 def _measure(subject: Subject) -> Iterator[Event]:

@@ -20,6 +20,7 @@ _FROM_CELL = (
 )
 _FROM_FACTS = (
     *("implementation", "parameters", "total_parameters", "d_model", "mlp_width", "updates"),
+    "position_encoding",
 )
 
 

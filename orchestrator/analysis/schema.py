@@ -77,6 +77,7 @@ CELLS = pa.schema(
         _text("source_hash"),
         # the kin of the architecture; null where its plug-in was not at hand
         _text("family"),
+        _text("position_encoding"),
     ]
 )
 

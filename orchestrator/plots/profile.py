@@ -43,9 +43,21 @@ def draw(tables: Tables) -> Iterator[Drawing]:
             f"{_title(rows)} at {size(parameters)} parameters ({better} is better): medians over"
             " seeds with 95 % intervals, one panel a training length."
         )
+        if rows[0]["coordinate"] == "eval_seq_len":
+            caption += f" The dotted line is the length trained at; beyond it {_positions(tables)}."
         if any(row["reason"] == "undertrained" for row in rows):
             caption += " Undertrained: learning had only begun."
         yield Drawing(name, caption, _figure(tables, rows, looks))
+
+
+def _positions(tables: Tables) -> str:
+    """What decides how each label reads longer contexts than it was trained at."""
+    found: dict[str, list[str]] = {}
+    for row in tables.cells.select(["label", "position_encoding"]).to_pylist():
+        if row["position_encoding"] is not None:
+            found.setdefault(row["position_encoding"], []).append(row["label"])
+    told = [f"{', '.join(dict.fromkeys(who))} by {name}" for name, who in sorted(found.items())]
+    return f"positions are told apart {'; '.join(told) or 'by recurrence alone'}"
 
 
 def _title(rows: list[Row]) -> str:

@@ -270,5 +270,6 @@ ARCHITECTURE = Architecture(
         f"own chunked form (torch SDPA, chunk {options.chunk})"
     ),
     width_multiple=_width_multiple,
+    position=lambda options: "rope on part of each head",
     family="memory",
 )

@@ -148,5 +148,6 @@ ARCHITECTURE = Architecture(
     saved_elements_per_token=_saved_elements_per_token,
     implementation=_implementation,
     width_multiple=attention.width_multiple,
+    position=lambda options: str(options.position),
     family="attention",
 )

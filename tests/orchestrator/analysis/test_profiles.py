@@ -34,7 +34,9 @@ def measured(metric: str, *samples: float, **fields: Any) -> Measurement:
     )
 
 
-def made(accuracy: Mapping[str, float], trivial: float | None) -> Tables:
+def made(
+    accuracy: Mapping[str, float], trivial: float | None, coordinate: str = "distance"
+) -> Tables:
     """Tables of labels with these accuracies, nearly, beside this trivial baseline."""
     cells = [
         replace(cell, metrics=("accuracy", "accuracy_by_distance"))
@@ -48,9 +50,10 @@ def made(accuracy: Mapping[str, float], trivial: float | None) -> Tables:
         made = envelope(
             cell,
             measured("accuracy", value),
-            measured("accuracy_by_distance", *curve, coordinate="distance", at=DISTANCES),
+            measured("accuracy_by_distance", *curve, coordinate=coordinate, at=DISTANCES),
         )
-        facts = {**made.record.facts}
+        position = "rope" if cell.label == "transformer" else None
+        facts = {**made.record.facts, "position_encoding": position}
         if trivial is not None:
             facts["baseline_accuracy"] = trivial
         envelopes.append(replace(made, record=replace(made.record, facts=facts)))
@@ -105,3 +108,9 @@ def test_where_neither_is_there_is_no_verdict_and_no_winner() -> None:
     for drawing in plot.load("crossover").draw(built):
         texts = [text.get_text() for text in drawing.figure.axes[0].texts]
         assert "needs no model" in texts
+
+
+def test_beyond_the_trained_length_the_caption_names_how_positions_are_told_apart() -> None:
+    built = made({"lstm": 0.5, "transformer": 0.9}, None, coordinate="eval_seq_len")
+    (drawing,) = plot.load("profile").draw(built)
+    assert "beyond it positions are told apart transformer by rope." in drawing.caption
