@@ -119,6 +119,7 @@ def _train_block(loaded: LoadedSpec, seed: int) -> list[Cell]:
             tokens_per_update=part.tokens_per_update,
             learning_rate=_learning_rate(part.learning_rate, choice),
             eval_seq_len=tuple(part.eval_seq_len or ()),
+            carry_state=part.carry_state,
             metrics=tuple(part.metrics),
         )
         for choice, size, seq_len in itertools.product(

@@ -21,7 +21,7 @@ Scalar = str | int | float | bool | None | tuple[str, ...]
 """The value of an option: plain, or several words."""
 
 # Fields that came later: left out of the id where they ask for nothing, so that old ids hold.
-_LATER = ("shell", "eval_seq_len")
+_LATER = ("shell", "eval_seq_len", "carry_state")
 # Not part of the id: asking for one more metric, or raising a limit, must not repeat old work.
 _OUTSIDE_ID = frozenset({"metrics", "limits"})
 
@@ -54,8 +54,9 @@ class Cell:
     `d_model`). `size` is 0 where none was asked for.
     `device` is a device class: `cpu:THREADS`, or the accelerator's name as a slug. `batch_tokens`
     is set beside `batch_size` where the sweep asked for constant tokens per step. `eval_seq_len`
-    are the lengths at which what was trained is evaluated, beside its own. Fields of the other kind
-    are None.
+    are the lengths at which what was trained is evaluated, beside its own. With `carry_state` each
+    update goes on in the text, and with the state, where the last one ended (truncated
+    backpropagation through time). Fields of the other kind are None.
     """
 
     kind: Kind
@@ -82,6 +83,7 @@ class Cell:
     tokens_per_update: int | None = None
     learning_rate: float | None = None
     eval_seq_len: tuple[int, ...] = ()
+    carry_state: bool = False
     # outside the id
     metrics: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)

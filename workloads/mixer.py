@@ -9,7 +9,7 @@ architecture to that.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -71,6 +71,21 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One token: (B, D), state -> (B, D), state. May update the state's buffers in place."""
+
+
+def detached(state: Any) -> Any:
+    """The same state, however nested, without its past: nothing is learnt through it."""
+    if isinstance(state, Tensor):
+        return state.detach()
+    if is_dataclass(state) and not isinstance(state, type):
+        return replace(
+            state, **{f.name: detached(getattr(state, f.name)) for f in fields(state) if f.init}
+        )
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        return type(state)(*map(detached, state))
+    if isinstance(state, (list, tuple)):
+        return type(state)(map(detached, state))
+    return state
 
 
 def state_tensors(state: Any) -> list[Tensor]:

@@ -229,6 +229,16 @@ class Backbone(nn.Module):
             after.append(layer_state)
         return self.head(self.norm(x[:, -1])), after
 
+    def carried(self, inputs: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """The same with the outputs of all positions, (B, T, O), to learn from: gradients reach the
+        state that is given, if it asks for them."""
+        x = self.embedding(inputs)
+        after = []
+        for block, before in zip(self._blocks(), state, strict=True):
+            x, layer_state = block.prefill(x, before)
+            after.append(layer_state)
+        return self.head(self.norm(x)), after
+
     def step(self, inputs: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
         """One position of each: (B,) or (B, F) -> outputs (B, O), and the state after it. The state
         given may be written to."""

@@ -13,21 +13,22 @@ import hashlib
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workloads import sizing
 from workloads.cell import Cell
 from workloads.ends import next_token
 from workloads.events import Facts, Progress
 from workloads.measurement import Measurement
-from workloads.mixer import Mixer
+from workloads.mixer import Mixer, detached
 from workloads.model import Backbone, ModelShape
 from workloads.objectives import CROSS_ENTROPY, Objective, class_losses, objective_of
-from workloads.plugins import Metric
-from workloads.tasks.data import TrainingData
+from workloads.plugins import Metric, Unsupported, element_bytes
+from workloads.tasks.data import RunningData, TrainingData
 from workloads.timing import Pace
 
 # Tokens in one forward and backward pass at most. Part of the protocol, not of a device's limits:
@@ -142,17 +143,57 @@ def accumulate(
     micro_batch: int,
     precision: str,
     objective: Objective = CROSS_ENTROPY,
+    carried: CarriedState | None = None,
 ) -> Tensor:
     """Gradients of the mean loss over the scored targets, added up over micro-batches of so many
-    sequences. Returns that mean, detached."""
+    sequences, from an empty context or from the `carried` state. Returns that mean, detached."""
     scored = objective.scored(targets)
     total = torch.zeros((), device=inputs.device)
     parts = zip(torch.split(inputs, micro_batch), torch.split(targets, micro_batch), strict=True)
-    for part in parts:
-        loss = objective.total(outputs_of(model, part[0], precision), part[1]) / scored
+    for number, part in enumerate(parts):
+        if carried is None:
+            outputs = outputs_of(model, part[0], precision)
+        else:
+            outputs = carried.outputs_of(model, part[0], precision, number)
+        loss = objective.total(outputs, part[1]) / scored
         torch.autograd.backward(loss)
         total += loss.detach()
     return total
+
+
+class CarriedState:
+    """What the micro-batches of one update leave to those of the next (truncated backpropagation
+    through time: the state goes on, gradients do not), for so many tokens of each sequence."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._states: dict[int, list[Any]] = {}
+
+    def outputs_of(self, model: Backbone, inputs: Tensor, precision: str, number: int) -> Tensor:
+        """Outputs (B, T, O) in float32 of micro-batch `number`, from the state it left before."""
+        with autocast(precision, inputs.device):
+            before = self._states.get(number)
+            if before is None:
+                before = model.empty_state(len(inputs), self._tokens)
+            outputs, after = model.carried(inputs, before)
+        self._states[number] = detached(after)
+        return outputs.float()
+
+
+def _carried(cell: Cell, model: Backbone, data: TrainingData) -> CarriedState | None:
+    """Raises Unsupported where the state grows with the context, ValueError where the task's
+    sequences have nothing to do with each other."""
+    if not cell.carry_state:
+        return None
+    if not hasattr(data, "following"):
+        raise ValueError(f"carry_state: the sequences of {cell.task} do not go on in each other")
+    element = element_bytes(cell.precision)
+    lengths = (1 << 16, 1 << 17)
+    held = {sizing.state_bytes(model.shape, length, element) for length in lengths}
+    if len(held) > 1:
+        raise Unsupported(f"carry_state: the state of {cell.label} grows with the context")
+    schedule = schedule_of(cell)
+    return CarriedState(schedule.updates * schedule.seq_len)
 
 
 def train(
@@ -162,10 +203,13 @@ def train(
 
     Raises:
         Diverged: after the curve up to there was said.
-        ValueError: the task has nothing of that length.
+        Unsupported: the cell carries states over that grow with the context.
+        ValueError: the task has nothing of that length, or nothing that goes on.
     """
     schedule = schedule_of(cell)
     data.batch(1, schedule.seq_len, seed=cell.replicate, update=0)  # or says why it cannot
+    carried = _carried(cell, model, data)
+    draw = data.batch if carried is None else cast(RunningData, data).following
     yield Facts(
         {
             "updates": schedule.updates,
@@ -180,13 +224,12 @@ def train(
     unread: list[Tensor] = []
     order = hashlib.sha256()
     for update in range(1, schedule.updates + 1):
-        batch = data.batch(schedule.sequences, schedule.seq_len, seed=cell.replicate, update=update)
+        batch = draw(schedule.sequences, schedule.seq_len, seed=cell.replicate, update=update)
         for part in batch:
             order.update(np.ascontiguousarray(part).data)
         inputs, targets = (torch.from_numpy(part).to(device) for part in batch)
-        unread.append(
-            accumulate(model, inputs, targets, schedule.micro_batch, cell.precision, objective)
-        )
+        how = schedule.micro_batch, cell.precision, objective, carried
+        unread.append(accumulate(model, inputs, targets, *how))
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(update)

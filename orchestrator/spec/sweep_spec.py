@@ -20,7 +20,6 @@ _NO_CLASS = ("cuda", "gpu", "mps", "tpu", "xpu", "rocm")
 
 RESERVED: frozenset[Place] = frozenset(
     {
-        ("train", "carry_state"),
         ("train", "optimiser"),
         ("measure", "execution"),
         ("tune",),
@@ -159,10 +158,13 @@ class Measure(Strict):
 
 class Train(Strict):
     """Cells that learn. `tokens_per_update` is the same at every length. `eval_seq_len`: further
-    lengths at which metrics by length (`accuracy_by_length`) evaluate what was trained."""
+    lengths at which metrics by length (`accuracy_by_length`) evaluate what was trained.
+    `carry_state`: each update goes on where the last one ended, with the state it left; only
+    architectures whose state does not grow can."""
 
     seq_len: Lengths
     eval_seq_len: Lengths | None = None
+    carry_state: bool = False
     tokens: Tokens
     tokens_per_update: Tokens
     seeds: Replicates = 5

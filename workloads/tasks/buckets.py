@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 def by_doubling(
     distance: NDArray[np.integer[Any]], values: NDArray[Any]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The largest distance found in each of the buckets 1, 2, 3-4, 5-8, 9-16, ... of distances (N,),
-    and the mean of the values (N,) there."""
+    """In each of the buckets 1, 2, 3-4, 5-8, 9-16, ... of distances (N,): the largest distance, and
+    the mean of the values (N,)."""
     bucket = np.ceil(np.log2(distance)).astype(int)
     found = np.unique(bucket)
     return (

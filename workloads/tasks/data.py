@@ -82,8 +82,32 @@ class TaskData:
                 f"seq_len: {seq_len} is longer than the text, {len(self.train)} tokens"
             )
         starts = generator_of(seed, update).integers(0, len(self.train) - seq_len, size=sequences)
-        windows = self.train[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+        return self._windows(starts, seq_len)
+
+    def following(
+        self, sequences: int, seq_len: int, *, seed: int, update: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Windows that run through the text, each from a place of its own, and from its beginning
+        again after its end."""
+        starts = generator_of(seed, 0).integers(0, len(self.train), size=sequences)
+        return self._windows(starts + update * seq_len, seq_len)
+
+    def _windows(
+        self, starts: NDArray[np.int64], seq_len: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        places = (starts[:, None] + np.arange(seq_len + 1)) % len(self.train)
+        windows = self.train[places].astype(np.int64)
         return windows[:, :-1].copy(), windows[:, 1:].copy()
+
+
+class RunningData(TrainingData, Protocol):
+    """Training data that also run on from update to update."""
+
+    def following(
+        self, sequences: int, seq_len: int, *, seed: int, update: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As `batch`, but each sequence goes on where the same one of the update before ended."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
