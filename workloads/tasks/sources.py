@@ -104,11 +104,11 @@ def own_documents(path: str, column: str = "text") -> Iterator[tuple[str, str]]:
     Raises:
         ValueError: there is nothing, or it is no text.
     """
-    root = Path(path).expanduser()
     for file in own_files(path):
-        name = file.name if root.is_file() else file.relative_to(root).as_posix()
+        name = _below(path, file)
         if file.suffix == ".parquet":
-            yield from _rows(file, name, column)
+            for number, row in enumerate(parquet_rows(file, (column,))):
+                yield f"{name}#{number}", str(row[column])
         else:
             try:
                 yield name, file.read_text(encoding="utf-8")
@@ -116,19 +116,37 @@ def own_documents(path: str, column: str = "text") -> Iterator[tuple[str, str]]:
                 raise ValueError(f"{file}: is not UTF-8 text (byte {error.start})") from None
 
 
-def _rows(file: Path, name: str, column: str) -> Iterator[tuple[str, str]]:
+def own_rows(path: str, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and values of each row of a user's own Parquet files. Raises ValueError where there are
+    none, or one has not these columns."""
+    files = [file for file in own_files(path) if file.suffix == ".parquet"]
+    if not files:
+        raise ValueError(f"{path}: there is no Parquet file here")
+    for file in files:
+        for number, row in enumerate(parquet_rows(file, columns)):
+            yield f"{_below(path, file)}#{number}", row
+
+
+def parquet_rows(file: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file with these of its columns, all where none is named. Raises
+    ValueError."""
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read as Parquet: {error}") from None
-    if column not in table.column_names:
-        raise ValueError(
-            f"{file}: has no column {column!r}; it has {', '.join(table.column_names)}"
-        )
-    for number, text in enumerate(table[column].to_pylist()):
-        yield f"{name}#{number}", str(text)
+    for column in columns:
+        if column not in table.column_names:
+            has = ", ".join(table.column_names)
+            raise ValueError(f"{file}: has no column {column!r}; it has {has}")
+    yield from (table.select(list(columns)) if columns else table).to_pylist()
+
+
+def _below(path: str, file: Path) -> str:
+    """A file's name below what the user named."""
+    root = Path(path).expanduser()
+    return file.name if root.is_file() else file.relative_to(root).as_posix()
 
 
 def own_hash(path: str) -> str:
