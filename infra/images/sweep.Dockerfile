@@ -4,10 +4,10 @@
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm
 
-# The build of torch: `cpu`, or a CUDA's, such as `cu130`. EXTRAS are the package's own:
-# `cluster,gpu` adds the kernels of fla-core.
+# The build of torch: `cpu`, or a CUDA's, such as `cu130`. EXTRAS are the package's own: `data` is what
+# tasks learn from, `cluster,data,gpu` adds the kernels of fla-core.
 ARG TORCH=cpu
-ARG EXTRAS=cluster
+ARG EXTRAS=cluster,data
 
 # gcc: Triton compiles the launchers of its kernels. wget: KubeRay's probes. rsync, ssh: Ray's
 # cluster launcher. Debian keeps one version of each, so there is none to pin.
