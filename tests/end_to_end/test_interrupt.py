@@ -53,7 +53,7 @@ def _kill_term(driver: int) -> None:
     ("options", "stop", "later"),
     [
         ((), _terminal, ()),
-        ((), _kill_term, ("--inline",)),
+        pytest.param((), _kill_term, ("--inline",), marks=pytest.mark.exhaustive),
         (("--inline",), _kill_int, ("--inline",)),
     ],
     ids=["ray-terminal", "ray-sigterm", "inline-sigint"],
