@@ -1,4 +1,5 @@
-"""Text to tokens: the bytes themselves, or a byte-level BPE trained on the train split alone.
+"""Text to tokens and back: the bytes themselves, or a byte-level BPE trained on the train split
+alone.
 
 Token 0 ends a document in both.
 """
@@ -77,3 +78,57 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
         token_bytes[index] = 1 if token == separator else len(token)
     name = f"byte-level BPE {model.get_vocab_size()} (tokenizers {tokenizers.__version__})"
     return BpeTokenizer(name, token_bytes, model)
+
+
+def learnt(name: str, documents: Iterable[str], vocab_size: int) -> Tokenizer:
+    """The tokenizer that a task's option `tokenizer` names: `bytes`, or a BPE of `documents`."""
+    return byte_tokenizer() if name == "bytes" else train_bpe(documents, vocab_size)
+
+
+def check_vocab_size(tokenizer: str, vocab_size: int, default: int) -> None:
+    """Refuse, with a ValueError, a task's option `vocab_size` that its `tokenizer` cannot have."""
+    if tokenizer == "bytes" and vocab_size != default:
+        raise ValueError("vocab_size belongs to `tokenizer: bpe`; bytes are always 256")
+    if not SMALLEST_BPE <= vocab_size <= 2**20:
+        raise ValueError(
+            f"vocab_size must lie between {SMALLEST_BPE} and {2**20}, not {vocab_size}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """The bytes of each token, one after another, and where each token's begin (one more than
+    tokens)."""
+
+    content: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+
+    def text(self, tokens: NDArray[Any]) -> str:
+        """What tokens say. Those that are no text say nothing; bytes that are no UTF-8 become
+        U+FFFD."""
+        known = tokens[tokens < len(self.starts) - 1]
+        pieces = (self.content[self.starts[one] : self.starts[one + 1]] for one in known)
+        return b"".join(piece.tobytes() for piece in pieces).decode("utf-8", errors="replace")
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """The bytes behind a tokenizer's tokens; none behind token 0, which ends a document."""
+    pieces = [b""] + [bytes([one]) for one in range(1, 256)]
+    if isinstance(tokenizer, BpeTokenizer):
+        byte_of = {letter: byte for byte, letter in enumerate(_letters_of_bytes())}
+        names = [
+            str(tokenizer.model.id_to_token(i)) for i in range(tokenizer.model.get_vocab_size())
+        ]
+        pieces = [b""] + [bytes(byte_of[letter] for letter in name) for name in names[1:]]
+    return Vocabulary(
+        content=np.frombuffer(b"".join(pieces), dtype=np.uint8),
+        starts=np.cumsum([0, *map(len, pieces)], dtype=np.int64),
+    )
+
+
+def _letters_of_bytes() -> list[str]:
+    """How a byte-level BPE writes each byte: as itself where that is a visible Latin-1 character,
+    else as the next character from U+0100 (as in GPT-2)."""
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    spare = iter(range(256, 512))
+    return [chr(byte if byte in visible else next(spare)) for byte in range(256)]
