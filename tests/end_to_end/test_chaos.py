@@ -38,7 +38,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 @pytest.mark.parametrize(
     ("faults", "seeds", "seed"),
     [
-        (4, 4, 0),
+        (3, 3, 0),
         *(pytest.param(25, 12, seed, marks=pytest.mark.exhaustive) for seed in (1, 2, 3, 4)),
     ],
 )

@@ -98,6 +98,7 @@ def test_a_node_of_other_source_is_refused_before_anything_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
 
 
+@pytest.mark.exhaustive
 def test_a_node_that_dies_while_it_is_asked_what_it_is_is_left_out(
     cluster: RayCluster, tmp_path: Path
 ) -> None:

@@ -191,6 +191,8 @@ def _block(
             )
             if value is not None:
                 rows["winners"].append(_winner(where, metric, label, context, value))
+            if value is not None and metric.name == "validation_loss":
+                rows["profiles"] += _profile(where, label, context, value)
             for replicate in range(replicates):
                 cell = _cell(where, metric, label, context, batch, replicate, status, reason, value)
                 rows["cells"].append(cell)
@@ -273,6 +275,31 @@ def _winner(
         "in_best_set": abs(mine - best) <= 0.05 * abs(best),
         "median": value,
     }
+
+
+def _profile(where: dict[str, Any], label: str, context: int, value: float) -> list[dict[str, Any]]:
+    """The loss of a label by tokens of context, which falls to `value`."""
+    shared = {name: where[name] for name in ("task", "size", "device", "environment")}
+    return [
+        {
+            **shared,
+            "label": label,
+            "architecture": label.partition("(")[0],
+            "seq_len": context,
+            "metric": "loss_by_position",
+            "unit": "nats per token",
+            "coordinate": "position",
+            "at": float(2**power),
+            "median": value + 2.0**-power,
+            "low": value + 2.0**-power - 0.02,
+            "high": value + 2.0**-power + 0.02,
+            "replicates": 5,
+            "title": "validation loss by tokens of context",
+            "better": "smaller",
+            "scale": "ratio",
+        }
+        for power in range(context.bit_length())
+    ]
 
 
 def _training(cell_id: str, value: float) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"rounds": 3}, "rounds: belongs under measure"),
     ({"seq_len": [3]}, "seq_len: belongs under measure or train"),
     ({"tune": {}}, "tune: is reserved: this version does not read it"),
-    ({"train.carry_state": True}, "train.carry_state: is reserved: this version does not read it"),
+    ({"train.optimiser": "adamw"}, "train.optimiser: is reserved: this version does not read it"),
     (
         {"model.d_model": 64, "model.mlp": False},
         (

@@ -156,12 +156,23 @@ def test_every_parameter_is_in_one_group_and_rates_do_not_decay(architecture: st
 def test_training_learns_and_says_what_it_did() -> None:
     cell = train_cell(tokens=64 * 150, learning_rate=1e-2)
     events, trained = finished(train(cell, model_of(cell), DATA, CPU))
-    first, *_, curve = events
+    first, *_, curve, last = events
     assert isinstance(first, Facts) and isinstance(curve, Measurement)
     assert first.values == {"updates": 150, "tokens_per_update": 64, "micro_batch": 2}
     assert curve.steps is not None and curve.steps[-1] == 150 and len(curve.samples) == 75
     assert curve.samples[0] > 5.0 and curve.samples[-1] < 3.0
     assert not trained.model.training
+    assert isinstance(last, Facts) and set(last.values) == {"data_order"}
+
+
+@pytest.mark.parametrize("architecture", ["gru", "transformer", "none"])
+def test_the_order_of_the_data_is_the_seeds_alone(architecture: str) -> None:
+    said = []
+    for name, seed in ((architecture, 0), ("lstm", 0), ("lstm", 1)):
+        cell = train_cell(architecture=name, seed=seed)
+        events, _ = finished(train(cell, model_of(cell), DATA, CPU))
+        said.append(next(e.values for e in reversed(events) if isinstance(e, Facts)))
+    assert said[0] == said[1] != said[2]
 
 
 @pytest.mark.parametrize("learning_rate", [float("inf"), 1e30])
