@@ -16,7 +16,7 @@ from workloads import plugins
 Fault = tuple[Place, str]
 
 TAG = "\0"
-"""Begins the name of a union's branch, which pydantic puts into places; no YAML holds it."""
+"""Begins the name of a union's branch, which pydantic puts into places; no known key does."""
 SHOWN = 60
 """Characters of a value or a name that a message repeats."""
 
@@ -34,11 +34,13 @@ def sentences(
 ) -> Iterator[Fault]:
     """Every fault in `error`. `reserved` are keys that another version reads."""
     for found in error.errors():
-        place = tuple(part for part in found["loc"] if not str(part).startswith(TAG))
+        place = _without_branches(found["loc"])
         cause = found.get("ctx", {}).get("error")
         if isinstance(cause, FaultsBelow):
             yield from (((*place, *below), message) for below, message in cause.faults)
         elif found["type"] == "extra_forbidden":
+            # The key itself, whatever the user has called it.
+            place = (*_without_branches(found["loc"][:-1]), found["loc"][-1])
             held = place in reserved
             yield (
                 place,
@@ -46,6 +48,10 @@ def sentences(
             )
         else:
             yield place, sentence(found)
+
+
+def _without_branches(place: Place) -> Place:
+    return tuple(part for part in place if not str(part).startswith(TAG))
 
 
 def sentence(error: Any) -> str:

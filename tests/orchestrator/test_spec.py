@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
@@ -401,6 +401,8 @@ def test_any_change_of_a_sweep_is_read_or_refused(changes: dict[str, Any]) -> No
 
 @settings(max_examples=200, deadline=None)
 @given(VALUES)
+@example({"\0": None})
+@example({"\0plain": {"\0mapping": 1}})
 def test_any_yaml_is_read_or_refused(value: Any) -> None:
     with pytest.raises((SpecError, YamlFault)):
         validated("sweep.yaml", parse(json.dumps(value)))
