@@ -99,8 +99,13 @@ def _line(axes: Axes, rows: list[Row], look: style.Look) -> None:
 
 def _axis(axes: Axes, coordinate: str, at: list[float], *, labelled: bool) -> None:
     linear = coordinate in _LINEAR or at[0] <= 0
-    if not linear:
+    # The same in every panel: only the last one's ticks are labelled.
+    if linear:
+        room = 0.05 * max(at[-1] - at[0], 1.0)
+        axes.set_xlim(at[0] - room, at[-1] + room)
+    else:
         axes.set_xscale("log", base=2)
+        axes.set_xlim(at[0] / 2**0.4, at[-1] * 2**0.4)
     ticks = at[:: -(-len(at) // MAX_TICKS)]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())

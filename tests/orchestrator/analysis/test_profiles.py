@@ -83,6 +83,7 @@ def test_they_are_drawn_with_a_panel_a_length() -> None:
     assert drawing.name == "profile-accuracy_by_distance"
     first, second = drawing.figure.axes
     assert first.get_xscale() == second.get_xscale() == "log"
+    assert first.get_xlim() == second.get_xlim()
     assert [len(xs(line)) for line in first.lines[:2]] == [3, 3]
 
 
