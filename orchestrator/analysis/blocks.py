@@ -123,6 +123,7 @@ def _block(metric: str, facts: MetricFacts, group: list[ObservedCell]) -> Block:
     finished = np.zeros(values.shape, dtype=bool)
     planned = np.zeros(values.shape[:2], dtype=bool)
     reasons: list[list[str | None]] = [[None] * len(contexts) for _ in labels]
+    trivial: list[list[float]] = [[] for _ in contexts]
     implementations: dict[str, str | None] = dict.fromkeys(labels)
     for seen in cells:
         i, j = row[seen.cell.label], column[seen.cell.seq_len]
@@ -131,6 +132,7 @@ def _block(metric: str, facts: MetricFacts, group: list[ObservedCell]) -> Block:
         finished[i, j, k] = seen.status == "finished"
         values[i, j, k] = seen.medians.get(metric, np.nan)
         reasons[i][j] = _graver(reasons[i][j], seen.reasons.get(metric))
+        trivial[j] += _trivial(metric, seen)
         if seen.merged is not None and (code := seen.merged.facts.get("implementation")):
             implementations[seen.cell.label] = str(code)
     if facts.deterministic:
@@ -155,19 +157,19 @@ def _block(metric: str, facts: MetricFacts, group: list[ObservedCell]) -> Block:
         planned=planned,
         values=values,
         reasons=tuple(map(tuple, reasons)),
-        trivial=tuple(_trivial(metric, cells, context) for context in contexts),
+        # The same for all who were judged on the same examples.
+        trivial=tuple(float(np.median(said)) if said else None for said in trivial),
     )
 
 
-def _trivial(metric: str, cells: list[ObservedCell], context: int) -> float | None:
-    """The task's own trivial baseline of this metric at a context: the same for all who were judged
-    on the same examples, so the median of what they say."""
-    name, said = f"baseline_{metric}", []
-    for seen in cells:
-        if seen.cell.seq_len == context and seen.merged is not None:
-            value = seen.medians.get(name, seen.merged.facts.get(name))
-            said += [float(value)] if isinstance(value, int | float) else []
-    return float(np.median(said)) if said else None
+def _trivial(metric: str, seen: ObservedCell) -> list[float]:
+    """What the task's own trivial baseline of this metric reached on the cell's examples, if it
+    says so."""
+    if seen.merged is None:
+        return []
+    name = f"baseline_{metric}"
+    value = seen.medians.get(name, seen.merged.facts.get(name))
+    return [float(value)] if isinstance(value, int | float) else []
 
 
 def _point(seen: ObservedCell) -> tuple[str, int]:

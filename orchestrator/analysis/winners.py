@@ -22,9 +22,9 @@ def rows(
     blocks: tuple[Block, ...], environment: str | None, references: Collection[str] = ()
 ) -> list[dict[str, object]]:
     """The rows of the `winners` table. An `undertrained` label has a median and no verdict, nor has
-    anyone where nobody is better than what needs no model; with
-    fewer than five complete replicates nobody leaves the set. `references` are labels that are no
-    candidates and have no rows. Shares of successes have none either: see `pairs`."""
+    anyone where nobody is better than what needs no model; with fewer than five complete replicates
+    nobody leaves the set. `references` are labels that are no candidates and have no rows. Shares
+    of successes have none either: see `pairs`."""
     found = []
     for block in (one for one in blocks if one.facts.scale != "share"):
         candidates = [i for i, label in enumerate(block.labels) if label not in references]

@@ -45,6 +45,8 @@ from workloads.tasks import code_files
 from workloads.tasks.code_files import CodeOptions
 from workloads.tasks.code_tokens import KINDS, NONE, VOCAB_SIZE, Stream, answerable, windows
 from workloads.tasks.data import generator_of, prepared
+from workloads.tasks.lengths import by_length
+from workloads.tasks.shares import share
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, outputs_of
 
 VERSION = 1
@@ -283,26 +285,14 @@ def _accuracy_by_lines(trained: TrainedModel) -> Evaluation:
 
 
 def _accuracy_by_length(trained: TrainedModel) -> Evaluation:
-    """At the length of training and at each that the cell names beside it."""
-    lengths = sorted({trained.cell.seq_len, *trained.cell.eval_seq_len})
-    return Evaluation(
-        samples=tuple(_mean(trained, _by_model, length) for length in lengths),
-        coordinate="eval_seq_len",
-        at=tuple(map(float, lengths)),
-    )
-
-
-def _metric(title: str, evaluate: Callable[[TrainedModel], Evaluation]) -> Metric:
-    return Metric(
-        title=title, version=1, unit="1", better="greater", scale="difference", evaluate=evaluate
-    )
+    return by_length(trained, lambda seq_len: _mean(trained, _by_model, seq_len))
 
 
 def _overall(title: str, right: Right) -> Metric:
     def evaluate(trained: TrainedModel) -> Evaluation:
         return Evaluation(samples=(_mean(trained, right, trained.cell.seq_len),))
 
-    return _metric(title, evaluate)
+    return share(title, evaluate)
 
 
 def _by_distance(title: str, right: Right) -> Metric:
@@ -311,7 +301,7 @@ def _by_distance(title: str, right: Right) -> Metric:
         asked = _asked(trained, seq_len)
         return _curve("distance", asked.distances, asked.weights, right(trained, seq_len))
 
-    return _metric(title, evaluate)
+    return share(title, evaluate)
 
 
 BEST = "accuracy of the best guess without a model (baseline)"
@@ -328,10 +318,10 @@ TASK = Task(
     metrics={
         "accuracy": _overall("accuracy of the bracket that closes next", _by_model),
         "accuracy_by_distance": _by_distance(f"accuracy {DISTANCE}", _by_model),
-        "accuracy_by_lines": _metric(
+        "accuracy_by_lines": share(
             "accuracy by lines from the bracket's opening on", _accuracy_by_lines
         ),
-        "accuracy_by_length": _metric("accuracy by length of the input", _accuracy_by_length),
+        "accuracy_by_length": share("accuracy by length of the input", _accuracy_by_length),
         "baseline_accuracy": _overall(BEST, _by_best_guess),
         "baseline_accuracy_by_distance": _by_distance(f"{BEST} {DISTANCE}", _by_best_guess),
         "majority_accuracy": _overall(

@@ -19,3 +19,8 @@ def by_doubling(
         tuple(float(distance[bucket == b].max()) for b in found),
         tuple(float(values[bucket == b].mean()) for b in found),
     )
+
+
+def doubling_to(most: int) -> list[int]:
+    """1, 2, 4, ... up to `most`."""
+    return [2**power for power in range(most.bit_length())]

@@ -80,9 +80,7 @@ class Options:
         defaults: dict[str, Any] = {f.name: f.default for f in fields(self)}
         if self.source not in ("packaged", "huggingface"):
             raise ValueError(f"source must be 'packaged' or 'huggingface', not {self.source!r}")
-        if self.tokenizer not in ("bytes", "bpe"):
-            raise ValueError(f"tokenizer must be 'bytes' or 'bpe', not {self.tokenizer!r}")
-        tokenization.check_vocab_size(self.tokenizer, self.vocab_size, defaults["vocab_size"])
+        tokenization.check(self.tokenizer, self.vocab_size, defaults["vocab_size"])
         if self.replies < 1 or self.longest_reply < 1:
             raise ValueError("replies and longest_reply must be positive")
         of_hub = self.source == "huggingface"
@@ -305,7 +303,7 @@ def _loss_by_length(trained: TrainedModel) -> Evaluation:
 
 
 def ends(options: Options) -> Ends:
-    return next_token(256 if options.tokenizer == "bytes" else options.vocab_size)
+    return next_token(tokenization.size_of(options.tokenizer, options.vocab_size))
 
 
 def missing(options: Options) -> str | None:
@@ -320,7 +318,7 @@ TASK = Task(
     title="chat",
     version=VERSION,
     options=Options,
-    token_unit=lambda options: "bytes" if options.tokenizer == "bytes" else "BPE tokens",
+    token_unit=lambda options: tokenization.unit_of(options.tokenizer),
     ends=ends,
     prepare=prepare,
     missing=missing,

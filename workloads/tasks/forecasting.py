@@ -51,6 +51,7 @@ from workloads.tasks.buckets import by_doubling
 from workloads.tasks.data import Arrays, generator_of, prepared
 from workloads.tasks.forecast_scores import ahead_of, quantile_losses
 from workloads.tasks.hourly_series import CALENDAR, Numbers, SeriesOptions, Table, calendar, filled
+from workloads.tasks.lengths import by_length
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, outputs_of
 
 VERSION = 1
@@ -299,13 +300,7 @@ def _mase_by_lead(trained: TrainedModel) -> Evaluation:
 
 
 def _mase_by_length(trained: TrainedModel) -> Evaluation:
-    """At the length of training and at each that the cell names beside it."""
-    lengths = sorted({trained.cell.seq_len, *trained.cell.eval_seq_len})
-    return Evaluation(
-        samples=tuple(float(np.nanmean(scaled_errors(trained, length))) for length in lengths),
-        coordinate="eval_seq_len",
-        at=tuple(map(float, lengths)),
-    )
+    return by_length(trained, lambda seq_len: float(np.nanmean(scaled_errors(trained, seq_len))))
 
 
 TASK = Task(

@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from workloads.objectives import IGNORED
 from workloads.plugins import Evaluation, Metric, Unsupported
 from workloads.tasks.data import TEST_SEED, generator_of
-from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, outputs_of
+from workloads.tasks.lengths import by_length
+from workloads.tasks.shares import classes_said, share, solved
+from workloads.train import TrainedModel
 
-SOLVED = 0.95
-"""Accuracy from which a seed counts as having solved a task."""
 FEWEST_WORDS = 4096
 """So many words there must be, or the few that are held out would be no sample of them."""
 
@@ -63,62 +62,25 @@ def accuracy_at(
         except ValueError as error:
             raise Unsupported(str(error)) from None
         scored = targets != IGNORED
-        trained.memo[key] = float((_said(trained, inputs) == targets)[scored].mean())
+        trained.memo[key] = float((classes_said(trained, inputs) == targets)[scored].mean())
     return float(trained.memo[key])
-
-
-@torch.inference_mode()
-def _said(trained: TrainedModel, inputs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The likeliest class at each position (B, T)."""
-    rows = max(1, MICRO_BATCH_TOKENS // inputs.shape[1])
-    said = [
-        outputs_of(trained.model, part.to(trained.device), trained.cell.precision).argmax(-1)
-        for part in torch.split(torch.from_numpy(inputs), rows)
-    ]
-    return torch.cat(said).cpu().numpy()
 
 
 def metrics(title: str, test_set: Callable[[TrainedModel, int], Examples]) -> Mapping[str, Metric]:
     """`accuracy`, `solved` and `accuracy_by_length` of a task, from its test set at each length."""
 
-    def accuracy(trained: TrainedModel) -> Evaluation:
-        return Evaluation(samples=(accuracy_at(trained, trained.cell.seq_len, test_set),))
-
-    def solved(trained: TrainedModel) -> Evaluation:
-        found = accuracy_at(trained, trained.cell.seq_len, test_set)
-        return Evaluation(samples=(float(found >= SOLVED),))
-
-    def accuracy_by_length(trained: TrainedModel) -> Evaluation:
-        lengths = sorted({trained.cell.seq_len, *trained.cell.eval_seq_len})
-        return Evaluation(
-            samples=tuple(accuracy_at(trained, length, test_set) for length in lengths),
-            coordinate="eval_seq_len",
-            at=tuple(map(float, lengths)),
-        )
+    def accuracy(trained: TrainedModel) -> float:
+        return accuracy_at(trained, trained.cell.seq_len, test_set)
 
     return {
-        "accuracy": Metric(
-            title=f"{title} accuracy",
-            version=1,
-            unit="1",
-            better="greater",
-            scale="difference",
-            evaluate=accuracy,
+        "accuracy": share(
+            f"{title} accuracy", lambda trained: Evaluation(samples=(accuracy(trained),))
         ),
-        "solved": Metric(
-            title=f"share of seeds that solve it (accuracy of {SOLVED} or more)",
-            version=1,
-            unit="1",
-            better="greater",
-            scale="share",
-            evaluate=solved,
-        ),
-        "accuracy_by_length": Metric(
-            title=f"{title} accuracy by the length it is evaluated at",
-            version=1,
-            unit="1",
-            better="greater",
-            scale="difference",
-            evaluate=accuracy_by_length,
+        "solved": solved(accuracy),
+        "accuracy_by_length": share(
+            f"{title} accuracy by the length it is evaluated at",
+            lambda trained: by_length(
+                trained, lambda seq_len: accuracy_at(trained, seq_len, test_set)
+            ),
         ),
     }

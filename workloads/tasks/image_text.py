@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from workloads.cell import Scalar, canonical_json
 from workloads.ends import Ends
 from workloads.objectives import IGNORED, class_losses
-from workloads.plugins import Evaluation, Metric, Task
+from workloads.plugins import Evaluation, Task
 from workloads.tasks import captioned, sources
 from workloads.tasks.captioned import Pair, Pairs
 from workloads.tasks.captions import (
@@ -57,6 +57,7 @@ from workloads.tasks.captions import (
     most_frequent_accuracy,
 )
 from workloads.tasks.data import Arrays, generator_of, prepared
+from workloads.tasks.shares import share
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, outputs_of
 
 VERSION = 1
@@ -341,12 +342,6 @@ def missing(options: Options) -> str | None:
     return sources.first_fault(*(lambda what=what: sources.needed(*what) for what in needed))
 
 
-def _share(title: str, evaluate: Callable[[TrainedModel], Evaluation]) -> Metric:
-    return Metric(
-        title=title, version=1, unit="1", better="greater", scale="difference", evaluate=evaluate
-    )
-
-
 TASK = Task(
     title="image and text",
     version=VERSION,
@@ -356,10 +351,10 @@ TASK = Task(
     prepare=prepare,
     missing=missing,
     metrics={
-        "accuracy": _share("accuracy of the caption's characters", _accuracy_own_image),
-        "accuracy_other_image": _share(
+        "accuracy": share("accuracy of the caption's characters", _accuracy_own_image),
+        "accuracy_other_image": share(
             "accuracy of the caption's characters, given another picture", _accuracy_other_image
         ),
-        "retrieval_at_1": _share("retrieval of the right caption", _retrieval_at_1),
+        "retrieval_at_1": share("retrieval of the right caption", _retrieval_at_1),
     },
 )

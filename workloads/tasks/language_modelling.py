@@ -21,7 +21,7 @@ import hashlib
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,9 @@ from workloads.cell import canonical_json
 from workloads.ends import Ends, next_token
 from workloads.plugins import Evaluation, Metric, Task, build_options
 from workloads.tasks import corpora, tokenization
+from workloads.tasks.buckets import by_doubling
 from workloads.tasks.data import TaskData, Tokens, prepared_tokens, token_stream
+from workloads.tasks.lengths import by_length
 from workloads.tasks.sources import first_fault, own_files, own_hash
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, next_token_losses
 
@@ -63,16 +65,8 @@ class Options:
     validation_tokens: int = 16384
 
     def __post_init__(self) -> None:
-        defaults = {f.name: f.default for f in fields(self)}
-        if self.tokenizer not in ("bytes", "bpe"):
-            raise ValueError(f"tokenizer must be 'bytes' or 'bpe', not {self.tokenizer!r}")
-        if self.tokenizer == "bytes" and self.vocab_size != defaults["vocab_size"]:
-            raise ValueError("vocab_size belongs to `tokenizer: bpe`; bytes are always 256")
-        if not tokenization.SMALLEST_BPE <= self.vocab_size <= 2**20:
-            raise ValueError(
-                f"vocab_size must lie between {tokenization.SMALLEST_BPE} and {2**20}, "
-                f"not {self.vocab_size}"
-            )
+        defaults: dict[str, Any] = {f.name: f.default for f in fields(self)}
+        tokenization.check(self.tokenizer, self.vocab_size, defaults["vocab_size"])
         if self.validation_tokens < 1:
             raise ValueError(f"validation_tokens must be positive, not {self.validation_tokens}")
         if self.source not in ("packaged", "huggingface"):
@@ -95,11 +89,11 @@ class Options:
 
 
 def ends(options: Options) -> Ends:
-    return next_token(256 if options.tokenizer == "bytes" else options.vocab_size)
+    return next_token(tokenization.size_of(options.tokenizer, options.vocab_size))
 
 
 def token_unit(options: Options) -> str:
-    return "bytes" if options.tokenizer == "bytes" else "BPE tokens"
+    return tokenization.unit_of(options.tokenizer)
 
 
 def prepare(options: Options, folder: Path) -> TaskData:
@@ -131,11 +125,7 @@ def _key(options: Options) -> str:
 
 def _build(options: Options) -> TaskData:
     corpus = _corpus(options)
-    tokenizer = (
-        tokenization.byte_tokenizer()
-        if options.tokenizer == "bytes"
-        else tokenization.train_bpe(corpus.train, options.vocab_size)
-    )
+    tokenizer = tokenization.learnt(options.tokenizer, corpus.train, options.vocab_size)
     dtype = np.min_scalar_type(ends(options).vocab_size - 1).type
     train, train_documents = token_stream(
         tokenizer.encode(corpus.train), tokenization.SEPARATOR, dtype
@@ -230,25 +220,13 @@ def _bits_per_byte(trained: TrainedModel) -> Evaluation:
 def _loss_by_position(trained: TrainedModel) -> Evaluation:
     """Buckets of 1, 2, 3-4, 5-8, ... tokens of context; `at` is a bucket's largest."""
     losses = target_losses(trained)
-    context = np.arange(len(losses)) % trained.cell.seq_len + 1
-    bucket = np.ceil(np.log2(context)).astype(int)
-    found = np.unique(bucket)
-    return Evaluation(
-        samples=tuple(float(losses[bucket == b].mean()) for b in found),
-        coordinate="position",
-        at=tuple(float(context[bucket == b].max()) for b in found),
-    )
+    at, means = by_doubling(np.arange(len(losses)) % trained.cell.seq_len + 1, losses)
+    return Evaluation(samples=means, coordinate="position", at=at)
 
 
 def _loss_by_length(trained: TrainedModel) -> Evaluation:
     """The same targets in windows of the training length and of each `eval_seq_len`."""
-    cell = trained.cell
-    lengths = sorted({cell.seq_len, *cell.eval_seq_len})
-    return Evaluation(
-        samples=tuple(float(_losses_at(trained, length).mean()) for length in lengths),
-        coordinate="eval_seq_len",
-        at=tuple(map(float, lengths)),
-    )
+    return by_length(trained, lambda seq_len: float(_losses_at(trained, seq_len).mean()))
 
 
 TASK = Task(

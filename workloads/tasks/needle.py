@@ -16,19 +16,18 @@ A model that has not seen the sentence guesses right once in 10^digits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from workloads.cell import Scalar
 from workloads.ends import next_token
 from workloads.objectives import IGNORED
-from workloads.plugins import Evaluation, Metric, Task, build_options
+from workloads.plugins import Evaluation, Task, build_options
 from workloads.tasks import corpora, tokenization
-from workloads.tasks.buckets import by_doubling
+from workloads.tasks.buckets import by_doubling, doubling_to
 from workloads.tasks.data import (
     TEST_SEED,
     TaskData,
@@ -37,7 +36,8 @@ from workloads.tasks.data import (
     prepared_tokens,
     token_stream,
 )
-from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, outputs_of
+from workloads.tasks.shares import classes_said, share
+from workloads.train import TrainedModel
 
 VERSION = 1
 CITIES = (
@@ -183,23 +183,14 @@ def _answers(trained: TrainedModel, facts: int) -> Answers:
     return answers
 
 
-@torch.inference_mode()
 def _ask(trained: TrainedModel, facts: int) -> Answers:
     asked: Options = build_options(Options, trained.cell.task_options)
-    options = Options(facts=facts, digits=asked.digits, test_sequences=asked.test_sequences)
-    seq_len = trained.cell.seq_len
-    generator = generator_of(TEST_SEED, 0)
-    inputs, targets, distances = generate(
-        options, trained.data.text.validation, options.test_sequences, seq_len, generator
-    )
-    rows = max(1, MICRO_BATCH_TOKENS // seq_len)
-    right = []
-    for start in range(0, len(inputs), rows):
-        part = torch.from_numpy(inputs[start : start + rows]).to(trained.device)
-        outputs = outputs_of(trained.model, part, trained.cell.precision)
-        said = outputs[:, -options.digits :].argmax(-1).cpu().numpy()
-        right.append((said == targets[start : start + rows, -options.digits :]).all(axis=1))
-    return np.concatenate(right), distances
+    options = replace(asked, facts=facts)
+    drawn = options.test_sequences, trained.cell.seq_len, generator_of(TEST_SEED, 0)
+    inputs, targets, distances = generate(options, trained.data.text.validation, *drawn)
+    said = classes_said(trained, inputs)
+    answer = slice(-options.digits, None)
+    return (said[:, answer] == targets[:, answer]).all(axis=1), distances
 
 
 def _own(trained: TrainedModel) -> Answers:
@@ -222,7 +213,7 @@ def _accuracy_by_facts(trained: TrainedModel) -> Evaluation:
     options: Options = build_options(Options, trained.cell.task_options)
     sentence = len(_sentence("x" * _LONGEST, "0" * options.digits))
     most = min(len(CITIES), trained.cell.seq_len // sentence - 1)
-    counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
+    counts = doubling_to(most)
     return Evaluation(
         samples=tuple(float(_answers(trained, count)[0].mean()) for count in counts),
         coordinate="facts",
@@ -238,29 +229,10 @@ TASK = Task(
     ends=lambda options: next_token(256),
     prepare=prepare,
     metrics={
-        "accuracy": Metric(
-            title="accuracy of the answers",
-            version=1,
-            unit="1",
-            better="greater",
-            scale="difference",
-            evaluate=_accuracy,
+        "accuracy": share("accuracy of the answers", _accuracy),
+        "accuracy_by_distance": share(
+            "accuracy by bytes between code and answer", _accuracy_by_distance
         ),
-        "accuracy_by_distance": Metric(
-            title="accuracy by bytes between code and answer",
-            version=1,
-            unit="1",
-            better="greater",
-            scale="difference",
-            evaluate=_accuracy_by_distance,
-        ),
-        "accuracy_by_facts": Metric(
-            title="accuracy by number of facts",
-            version=1,
-            unit="1",
-            better="greater",
-            scale="difference",
-            evaluate=_accuracy_by_facts,
-        ),
+        "accuracy_by_facts": share("accuracy by number of facts", _accuracy_by_facts),
     },
 )

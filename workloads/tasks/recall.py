@@ -18,19 +18,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from workloads.cell import Scalar
 from workloads.ends import next_token
 from workloads.objectives import IGNORED
-from workloads.plugins import Evaluation, Metric, Task, build_options
-from workloads.tasks.buckets import by_doubling
+from workloads.plugins import Evaluation, Task, build_options
+from workloads.tasks.buckets import by_doubling, doubling_to
 from workloads.tasks.data import TEST_SEED, generator_of
-from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, autocast
-
-SOLVED = 0.95
-"""Accuracy from which a seed counts as having solved the task."""
+from workloads.tasks.shares import classes_said, share, solved
+from workloads.train import TrainedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,19 +139,11 @@ def _answers(trained: TrainedModel, facts: int | None = None) -> Answers:
     return answers
 
 
-@torch.inference_mode()
 def _ask(trained: TrainedModel, options: Options) -> Answers:
-    seq_len = trained.cell.seq_len
-    generator = np.random.Generator(np.random.Philox(key=TEST_SEED))
-    inputs, targets = generate(options, options.test_sequences, seq_len, generator)
-    rows = max(1, MICRO_BATCH_TOKENS // seq_len)
-    said = []
-    for start in range(0, len(inputs), rows):
-        part = torch.from_numpy(inputs[start : start + rows]).to(trained.device)
-        with autocast(trained.cell.precision, trained.device):
-            said.append(trained.model(part).argmax(-1).cpu().numpy())
+    drawn = options.test_sequences, trained.cell.seq_len, generator_of(TEST_SEED, 0)
+    inputs, targets = generate(options, *drawn)
     asked = targets != IGNORED
-    right = (np.concatenate(said) == targets)[asked]
+    right = (classes_said(trained, inputs) == targets)[asked]
     return right, _distances(inputs, asked, options.facts)
 
 
@@ -168,12 +157,12 @@ def _distances(
     return np.asarray(position - 2 * fact, dtype=np.int64)
 
 
+def _mean(trained: TrainedModel) -> float:
+    return float(_answers(trained)[0].mean())
+
+
 def _accuracy(trained: TrainedModel) -> Evaluation:
-    return Evaluation(samples=(float(_answers(trained)[0].mean()),))
-
-
-def _solved(trained: TrainedModel) -> Evaluation:
-    return Evaluation(samples=(float(_answers(trained)[0].mean() >= SOLVED),))
+    return Evaluation(samples=(_mean(trained),))
 
 
 def _accuracy_by_distance(trained: TrainedModel) -> Evaluation:
@@ -188,7 +177,7 @@ def _accuracy_by_facts(trained: TrainedModel) -> Evaluation:
     """1, 2, 4, ... facts in a sequence, as many as it has room for, more than were trained too."""
     options: Options = build_options(Options, trained.cell.task_options)
     most = min(trained.cell.seq_len // 4, options.vocab_size // 2 - 1)
-    counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
+    counts = doubling_to(most)
     return Evaluation(
         samples=tuple(float(_answers(trained, count)[0].mean()) for count in counts),
         coordinate="facts",
@@ -204,37 +193,11 @@ TASK = Task(
     ends=lambda options: next_token(options.vocab_size),
     prepare=lambda options, folder: Recall(options=options),
     metrics={
-        "accuracy": Metric(
-            title="recall accuracy",
-            version=1,
-            unit="1",
-            better="greater",
-            scale="difference",
-            evaluate=_accuracy,
+        "accuracy": share("recall accuracy", _accuracy),
+        "solved": solved(_mean),
+        "accuracy_by_distance": share(
+            "recall accuracy by tokens between fact and query", _accuracy_by_distance
         ),
-        "solved": Metric(
-            title=f"share of seeds that solve it (accuracy of {SOLVED} or more)",
-            version=1,
-            unit="1",
-            better="greater",
-            scale="share",
-            evaluate=_solved,
-        ),
-        "accuracy_by_distance": Metric(
-            title="recall accuracy by tokens between fact and query",
-            version=1,
-            unit="1",
-            better="greater",
-            scale="difference",
-            evaluate=_accuracy_by_distance,
-        ),
-        "accuracy_by_facts": Metric(
-            title="recall accuracy by facts in the sequence",
-            version=1,
-            unit="1",
-            better="greater",
-            scale="difference",
-            evaluate=_accuracy_by_facts,
-        ),
+        "accuracy_by_facts": share("recall accuracy by facts in the sequence", _accuracy_by_facts),
     },
 )

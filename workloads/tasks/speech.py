@@ -64,6 +64,7 @@ from workloads.plugins import Evaluation, Metric, Task, Unsupported
 from workloads.tasks import recordings, sources
 from workloads.tasks.audio import CHUNK_SECONDS, FEATURES
 from workloads.tasks.data import Arrays, prepared
+from workloads.tasks.lengths import by_length
 from workloads.tasks.listening import chunk_seconds
 from workloads.tasks.recogniser import reference
 from workloads.tasks.recordings import Recordings
@@ -238,14 +239,13 @@ def _test_error_rate(trained: TrainedModel, *, words: bool) -> Evaluation:
 def _error_rate_by_length(trained: TrainedModel) -> Evaluation:
     """Of utterances that fit into the shortest of the lengths, so that each length says the
     same."""
-    lengths = sorted({trained.cell.seq_len, *trained.cell.eval_seq_len})
+    shortest = min((trained.cell.seq_len, *trained.cell.eval_seq_len))
     try:
-        trained.data.packed(lengths[0])
+        trained.data.packed(shortest)
     except ValueError as error:
         raise Unsupported(str(error)) from None
-    rates = [error_rate(_pairs(trained, one, lengths[0]), words=False) for one in lengths]
-    return Evaluation(
-        samples=tuple(rates), coordinate="eval_seq_len", at=tuple(map(float, lengths))
+    return by_length(
+        trained, lambda length: error_rate(_pairs(trained, length, shortest), words=False)
     )
 
 

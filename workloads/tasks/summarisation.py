@@ -117,7 +117,7 @@ class Options:
         _one_of("test", self.test, ("encyclopaedia", "docstrings"))
         _one_of("tokenizer", self.tokenizer, ("bpe", "bytes"))
         defaults: dict[str, Any] = {f.name: f.default for f in fields(self)}
-        tokenization.check_vocab_size(self.tokenizer, self.vocab_size, defaults["vocab_size"])
+        tokenization.check(self.tokenizer, self.vocab_size, defaults["vocab_size"])
         if self.test_documents < 1 or self.max_new_tokens < 2:
             raise ValueError("test_documents must be 1 or more, max_new_tokens 2 or more")
         if not 0 <= self.modules <= 1:
@@ -166,7 +166,7 @@ def ends(options: Options) -> Ends:
 
 
 def separator(options: Options) -> int:
-    return 256 if options.tokenizer == "bytes" else options.vocab_size
+    return tokenization.size_of(options.tokenizer, options.vocab_size)
 
 
 def missing(options: Options) -> str | None:
@@ -340,7 +340,7 @@ TASK = Task(
     title="summarisation",
     version=VERSION,
     options=Options,
-    token_unit=lambda options: "bytes" if options.tokenizer == "bytes" else "BPE tokens",
+    token_unit=lambda options: tokenization.unit_of(options.tokenizer),
     ends=ends,
     prepare=prepare,
     missing=missing,

@@ -85,8 +85,21 @@ def learnt(name: str, documents: Iterable[str], vocab_size: int) -> Tokenizer:
     return byte_tokenizer() if name == "bytes" else train_bpe(documents, vocab_size)
 
 
-def check_vocab_size(tokenizer: str, vocab_size: int, default: int) -> None:
-    """Refuse, with a ValueError, a task's option `vocab_size` that its `tokenizer` cannot have."""
+def size_of(name: str, vocab_size: int) -> int:
+    """How many tokens that tokenizer has."""
+    return 256 if name == "bytes" else vocab_size
+
+
+def unit_of(name: str) -> str:
+    """What a length in its tokens counts."""
+    return "bytes" if name == "bytes" else "BPE tokens"
+
+
+def check(tokenizer: str, vocab_size: int, default: int) -> None:
+    """Refuse, with a ValueError, a task's option `tokenizer` that is none, or a `vocab_size` that
+    it cannot have."""
+    if tokenizer not in ("bytes", "bpe"):
+        raise ValueError(f"tokenizer must be 'bytes' or 'bpe', not {tokenizer!r}")
     if tokenizer == "bytes" and vocab_size != default:
         raise ValueError("vocab_size belongs to `tokenizer: bpe`; bytes are always 256")
     if not SMALLEST_BPE <= vocab_size <= 2**20:
