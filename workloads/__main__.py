@@ -4,6 +4,7 @@ of stdout."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -15,6 +16,7 @@ from workloads import environment
 from workloads.cell import Cell
 from workloads.events import Event, Facts, Progress, Started, assemble
 from workloads.record import RunRecord
+from workloads.tasks.headway import Headway, heard
 
 EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -81,10 +83,11 @@ def _run(cell: Cell, cache: Path | None, *, quiet: bool) -> RunRecord:
     error: tuple[str, str | None] | None = None
     started_at, start = time.time(), time.monotonic()
     try:
-        for event in run(cell, cache):
-            events.append(event)
-            if not quiet:
-                print(_words(event), file=sys.stderr, flush=True)
+        with contextlib.nullcontext() if quiet else heard(by=_tell):
+            for event in run(cell, cache):
+                events.append(event)
+                if not quiet:
+                    print(_words(event), file=sys.stderr, flush=True)
     except Exception as caught:
         error = (f"{type(caught).__name__}: {caught}", traceback.format_exc())
     return assemble(
@@ -95,6 +98,12 @@ def _run(cell: Cell, cache: Path | None, *, quiet: bool) -> RunRecord:
         seconds=time.monotonic() - start,
         error=error,
     )
+
+
+def _tell(one: Headway) -> None:
+    """The preparation of data, in one line of a terminal that is written over."""
+    if sys.stderr.isatty():
+        print(f"\r  {one.words}", end="\n" if one.done == one.total else "", file=sys.stderr)
 
 
 def _words(event: Event) -> str:

@@ -1,9 +1,9 @@
 """A cell: one point of a sweep's plan, with everything that decides its numbers and an id made of
 that content.
 
-Two kinds exist. A *measure* cell times one architecture at one context and batch size in one
+Three kinds exist. A *measure* cell times one architecture at one context and batch size in one
 independent round; a *train* cell trains one architecture at one training length with one seed and
-evaluates it.
+evaluates it; a *tune* cell does the same for one trial of a search for the settings of train cells.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 CELL_SCHEMA = 1
-Kind = Literal["measure", "train"]
+Kind = Literal["measure", "tune", "train"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Scalar = str | int | float | bool | None | tuple[str, ...]
 """The value of an option: plain, or several words."""
 
 # Fields that came later: left out of the id where they ask for nothing, so that old ids hold.
-_LATER = ("shell", "eval_seq_len", "carry_state")
+_LATER = ("shell", "eval_seq_len", "carry_state", "optimiser", "study", "trial")
 # Not part of the id: asking for one more metric, or raising a limit, must not repeat old work.
 _OUTSIDE_ID = frozenset({"metrics", "limits"})
 
@@ -42,6 +43,18 @@ class Limits:
         )
         return seconds and memory
 
+    def to_dict(self) -> dict[str, float | int | None]:
+        return {"cell_seconds": self.cell_seconds, "memory_bytes": self.memory_bytes}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimiser:
+    """What a sweep may set of the recipe that trains: AdamW's `weight_decay`, and the norm that the
+    gradient of an update is clipped to."""
+
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -56,7 +69,9 @@ class Cell:
     is set beside `batch_size` where the sweep asked for constant tokens per step. `eval_seq_len`
     are the lengths at which what was trained is evaluated, beside its own. With `carry_state` each
     update goes on in the text, and with the state, where the last one ended (truncated
-    backpropagation through time). Fields of the other kind are None.
+    backpropagation through time). `optimiser` holds what differs from `Optimiser`. A tune
+    cell is trial 1, 2, ... of its `study`, the search it belongs to. A `learning_rate` of None is
+    still to be found by tuning: such a cell cannot run yet. Fields of another kind are None.
     """
 
     kind: Kind
@@ -77,13 +92,17 @@ class Cell:
     batch_size: int | None = None
     batch_tokens: int | None = None
     round: int | None = None
-    # train
+    # tune, train
     seed: int | None = None
     tokens: int | None = None
     tokens_per_update: int | None = None
     learning_rate: float | None = None
     eval_seq_len: tuple[int, ...] = ()
     carry_state: bool = False
+    optimiser: Mapping[str, Scalar] = field(default_factory=dict)
+    # tune
+    study: str | None = None
+    trial: int | None = None
     # outside the id
     metrics: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
@@ -100,16 +119,27 @@ class Cell:
 
     @property
     def replicate(self) -> int:
-        """The round of a measure cell or the seed of a train cell: what its random numbers are
-        drawn from."""
+        """The round of a measure cell or the seed of another: what its random numbers are drawn
+        from."""
         value = self.round if self.kind == "measure" else self.seed
         assert value is not None
         return value
 
     @property
+    def recipe(self) -> Optimiser:
+        """What it trains with, defaults filled in. Raises TypeError where `optimiser` holds what
+        there is not."""
+        return Optimiser(**cast("dict[str, float]", dict(self.optimiser)))
+
+    @property
+    def is_open(self) -> bool:
+        """True where tuning has yet to say how the cell trains."""
+        return self.kind != "measure" and self.learning_rate is None
+
+    @property
     def batch(self) -> str | None:
         """The batch as text for tables: `8`, or `4096 tokens` where tokens per step are constant;
-        None for train."""
+        None where the cell trains."""
         if self.batch_tokens is not None:
             return f"{self.batch_tokens} tokens"
         return None if self.batch_size is None else str(self.batch_size)
@@ -119,10 +149,10 @@ class Cell:
         return replace(self, metrics=metrics)
 
     def to_dict(self) -> dict[str, Any]:
-        # Field by field: `asdict` of the whole copies all the way down, at many times the cost.
+        # Field by field: `asdict` copies all the way down, at many times the cost.
         content = {name: getattr(self, name) for name in _FIELDS}
         content |= {group: dict(content[group]) for group in _OPTIONS}
-        content |= {"metrics": list(self.metrics), "limits": asdict(self.limits)}
+        content |= {"metrics": list(self.metrics), "limits": self.limits.to_dict()}
         content["eval_seq_len"] = list(self.eval_seq_len)
         return {"schema": CELL_SCHEMA, **content}
 
@@ -158,7 +188,7 @@ class Cell:
 
 
 _FIELDS = tuple(one.name for one in fields(Cell))
-_OPTIONS = "options", "task_options", "shell"
+_OPTIONS = "options", "task_options", "shell", "optimiser"
 
 
 def _with_tuples(options: Mapping[str, Any]) -> dict[str, Scalar]:

@@ -38,6 +38,7 @@ class Built:
     parameters: int
     total_parameters: int
     implementation: str | None = None
+    kernel_class: str | None = None
     unsupported: str | None = None
 
 
@@ -77,5 +78,6 @@ def _built(shape: ModelShape, precision: str, device_type: str) -> Built:
         parameters=non_embedding_parameters(model),
         total_parameters=total_parameters(model),
         implementation=implementation,
+        kernel_class=architecture.kernel_class(options, device_type),
         unsupported=unsupported,
     )

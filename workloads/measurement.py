@@ -27,6 +27,7 @@ class Measurement:
     numbers); a curve over another coordinate (position, distance, ...) names it in `coordinate` and
     has its values in `at`.
     `deterministic` metrics have no noise: taken in the first round, they hold for every round.
+    `memory_bytes` is the cap it was measured under, where it is a measurement of what a cap allows.
     `detail` says in words what `reason` cannot, for example the figures at which a limit was
     reached.
     """
@@ -44,6 +45,7 @@ class Measurement:
     at: tuple[float, ...] | None = None
     reason: Reason | None = None
     detail: str | None = None
+    memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) for value in self.samples):

@@ -9,6 +9,7 @@ architecture to that.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
@@ -74,17 +75,34 @@ class Mixer(nn.Module, ABC):
 
 
 def detached(state: Any) -> Any:
-    """The same state, however nested, without its past: nothing is learnt through it."""
+    """The same state without its past: nothing is learnt through it."""
+    return _changed(state, Tensor.detach)
+
+
+def repeated(state: Any, times: int) -> Any:
+    """The state of one sequence as that of a batch of `times`, each with memory of its own."""
+    return _changed(state, lambda tensor: tensor.repeat_interleave(times, dim=0))
+
+
+def refilled(state: Any, tensors: Iterable[Tensor]) -> Any:
+    """The state with these tensors in place of its own, in the order of `state_tensors`."""
+    given = iter(tensors)
+    return _changed(state, lambda _: next(given))
+
+
+def _changed(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A state with every tensor changed, however nested in dataclasses, tuples and lists."""
     if isinstance(state, Tensor):
-        return state.detach()
+        return change(state)
     if is_dataclass(state) and not isinstance(state, type):
         return replace(
-            state, **{f.name: detached(getattr(state, f.name)) for f in fields(state) if f.init}
+            state,
+            **{f.name: _changed(getattr(state, f.name), change) for f in fields(state) if f.init},
         )
     if isinstance(state, tuple) and hasattr(state, "_fields"):
-        return type(state)(*map(detached, state))
+        return type(state)(*(_changed(item, change) for item in state))
     if isinstance(state, (list, tuple)):
-        return type(state)(map(detached, state))
+        return type(state)(_changed(item, change) for item in state)
     return state
 
 

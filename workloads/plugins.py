@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from workloads.tasks.data import TrainingData
     from workloads.train import TrainedModel
 
-Work = Literal["nothing", "training_steps", "traced_training_step", "prefills", "decoding_steps"]
+Axis = Literal["seq_len", "batch_size"]
+Work = Literal[
+    "nothing",
+    "training_steps",
+    "traced_training_step",
+    "prefills",
+    "decoding_steps",
+    "generations",
+    "limit_search",
+    "export",
+]
 """What taking a metric's samples costs, so that a cell's time can be predicted before it runs."""
 
 
@@ -49,6 +59,12 @@ class Architecture:
         prediction.
     implementation(options, device_type) -> which code runs, as `torch.nn.LSTM (oneDNN)`. Raises
         Unsupported where the fast kernel is missing.
+    kernel_class(options, device_type) -> what kind of code that is, for two are compared fairly
+        where both are of one kind: `fused` (one kernel of a library over the sequence), `chunked`
+        (matrix products over chunks in plain torch), `sequential` (small operations token by
+        token), `materialised` (the whole T x T matrix), `none`; None where it does not say.
+    calls_per_token(options, device_type) -> how many small operations each token of a sequence
+        waits for in the parallel form, a prediction; 0 where no loop goes over tokens.
     width_multiple(options) -> what d_model must be a multiple of.
     layers(options, num_layers) -> the (name, options) of each layer's own architecture, for a stack
         of several mixers; such an architecture has no mixer of its own, and what is said per layer
@@ -70,6 +86,8 @@ class Architecture:
     flops_per_token: Callable[[int, Any, int], float]
     saved_elements_per_token: Callable[[int, Any, int], float]
     implementation: Callable[[Any, str], str]
+    kernel_class: Callable[[Any, str], str | None] = lambda options, device_type: None
+    calls_per_token: Callable[[Any, str], float] = lambda options, device_type: 0.0
     width_multiple: Callable[[Any], int] = lambda options: 1
     layers: Callable[[Any, int], Sequence[tuple[str, Mapping[str, Scalar]]]] | None = None
     position: Callable[[Any], str | None] = lambda options: None
@@ -88,6 +106,8 @@ class Metric:
     turn: when it is taken among a cell's metrics, lower first: what needs a fresh process before
     the others, what leaves traces in it after them.
     work: what taking its samples costs, for predictions.
+    ignores: axes of the sweep that it does not depend on; it is taken at their smallest value only.
+    capped: measured under the cell's cap of memory, so that another cap asks for it anew.
     Task metrics (quality) have `evaluate` instead, called once after training; timed and memory
     metrics `measure`.
     """
@@ -100,6 +120,8 @@ class Metric:
     deterministic: bool = False
     turn: int = 0
     work: Work = "nothing"
+    ignores: tuple[Axis, ...] = ()
+    capped: bool = False
     measure: Callable[[Subject], tuple[float, ...]] | None = None
     evaluate: Callable[[TrainedModel], Evaluation] | None = None
 
@@ -164,6 +186,11 @@ class Task:
     objective: Callable[[Any], Objective] | None = None
     missing: Callable[[Any], str | None] = lambda options: None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+
+def is_by_length(metric: str) -> bool:
+    """Whether a task's metric goes through the cell's `eval_seq_len`: such a one is called so."""
+    return metric.endswith("_by_length")
 
 
 def build_options(options_type: type, given: Mapping[str, Scalar]) -> Any:

@@ -46,6 +46,11 @@ class RunRecord:
         """The first reason among the measurements, in the order they were taken."""
         return next((m.reason for m in self.measurements if m.reason), None)
 
+    @property
+    def device_seconds(self) -> float:
+        """What the attempt cost: its wall time for the share of a device that it held."""
+        return self.seconds * self.device_share
+
     def measurement(self, metric: str) -> Measurement | None:
         return next((m for m in self.measurements if m.metric == metric), None)
 

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from workloads.ops.precision import without_autocast
 from workloads.plugins import Unsupported
 
+LOOP_CALLS = 10.0
+"""Small operations of a token in ATen's loop over tokens: a product and what is done by element."""
+
 
 def initialise(rnn: nn.RNNBase) -> None:
     """torch's own U(-1/sqrt(D), 1/sqrt(D)) for the weights, D the hidden width: N(0, 0.02) would

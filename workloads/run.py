@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,27 +19,23 @@ import torch
 import torch._dynamo
 
 from workloads import device as devices
-from workloads import plugins, registry
-from workloads.cell import Cell
+from workloads import plugins, registry, sizing
+from workloads.cell import Cell, Optimiser
 from workloads.check import Built, check
 from workloads.events import Event, Facts, Started, unmeasured
 from workloads.measurement import Measurement
 from workloads.model import build
+from workloads.oom import out_of_memory
 from workloads.plugins import Metric, Unsupported
 from workloads.subject import Subject
 from workloads.tasks.data import cache_folder
 from workloads.train import MIN_UPDATES, Diverged, TrainedModel, schedule_of, train
 
-_OUT_OF_MEMORY_WORDS = (
-    "can't allocate memory",  # torch's CPU allocator
-    "not enough memory",
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "bad_alloc",
-)
+_TRAINED = ("seed", "tokens", "tokens_per_update", "learning_rate")
 _NEEDED = {
     "measure": ("batch_size", "round"),
-    "train": ("seed", "tokens", "tokens_per_update", "learning_rate"),
+    "tune": _TRAINED,
+    "train": _TRAINED,
 }
 
 
@@ -72,6 +69,7 @@ def verify(cell: Cell) -> Built:
             faults.append(f"a {cell.kind} cell does not have the metric {name}")
     if faults:
         raise ValueError("; ".join(faults))
+    plugins.build_options(Optimiser, cell.optimiser)
     return check(cell)
 
 
@@ -106,14 +104,14 @@ def _run(cell: Cell, cache: Path | None) -> Iterator[Event]:
         yield from unmeasured(cell, cell.metrics, "unsupported", str(error))
         return
     devices.seed(device, cell.replicate)
-    yield _facts(built, device)
+    yield _facts(built, cell, device)
     if cell.kind == "measure":
         yield from _measure(Subject(cell, built, device))
     else:
         yield from _train(cell, built, device, cache or cache_folder())
 
 
-def _facts(built: Built, device: torch.device) -> Facts:
+def _facts(built: Built, cell: Cell, device: torch.device) -> Facts:
     return Facts(
         {
             "parameters": built.parameters,
@@ -121,12 +119,30 @@ def _facts(built: Built, device: torch.device) -> Facts:
             "d_model": built.shape.d_model,
             "mlp_width": built.shape.mlp_width,
             "implementation": built.implementation,
+            "kernel_class": built.kernel_class,
             "position_encoding": _positions(built),
+            **_work(built, cell),
             # No library has a kernel for one token that takes a state of ours.
             "decode_implementation": f"torch {torch.__version__} (step form)",
             **devices.facts(device),
         }
     )
+
+
+def _work(built: Built, cell: Cell) -> dict[str, float]:
+    """By arithmetic: matrix products of a training step, three times those of the forward pass; and
+    the bytes that a decoding step reads, weights and state."""
+    if cell.kind != "measure":
+        return {}
+    assert cell.batch_size is not None
+    tokens = cell.batch_size * cell.seq_len
+    state = sizing.state_bytes(built.shape, cell.seq_len, plugins.element_bytes(cell.precision))
+    return {
+        "train_step_flops": 3.0 * tokens * sizing.flops_per_token(built.shape, cell.seq_len),
+        "decode_step_bytes": float(
+            sizing.model_bytes(built.shape, cell.precision) + cell.batch_size * state
+        ),
+    }
 
 
 def _positions(built: Built) -> str | None:
@@ -147,25 +163,22 @@ def _measure(subject: Subject) -> Iterator[Event]:
 
 
 def _measured(subject: Subject, name: str, metric: Metric) -> Measurement:
+    found = _outcome(subject, name, metric)
+    cap = subject.cell.limits.memory_bytes if metric.capped else None
+    return found if cap is None else replace(found, memory_bytes=cap)
+
+
+def _outcome(subject: Subject, name: str, metric: Metric) -> Measurement:
     assert metric.measure is not None
     try:
         return metric.measurement(name, metric.measure(subject))
     except Unsupported as error:
         return metric.measurement(name, reason="unsupported", detail=str(error))
     except (RuntimeError, MemoryError) as error:
-        detail = _out_of_memory(error)
+        detail = out_of_memory(error)
         if detail is None:
             raise
         return metric.measurement(name, reason="out_of_memory", detail=detail)
-
-
-def _out_of_memory(error: RuntimeError | MemoryError) -> str | None:
-    """What an allocator said when it had no more, in one line; None where the error is another."""
-    text = str(error).strip()
-    words = any(word in text for word in _OUT_OF_MEMORY_WORDS)
-    if not (words or isinstance(error, torch.OutOfMemoryError | MemoryError)):
-        return None
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _train(cell: Cell, built: Built, device: torch.device, cache: Path) -> Iterator[Event]:
@@ -184,7 +197,7 @@ def _train(cell: Cell, built: Built, device: torch.device, cache: Path) -> Itera
         yield from unmeasured(cell, cell.metrics, "unsupported", str(error))
         return
     except (RuntimeError, MemoryError) as error:
-        detail = _out_of_memory(error)
+        detail = out_of_memory(error)
         if detail is None:
             raise
         yield from unmeasured(cell, cell.metrics, "out_of_memory", detail)
@@ -201,7 +214,7 @@ def _evaluated(trained: TrainedModel, name: str, metric: Metric) -> Measurement:
     except Unsupported as error:
         return metric.measurement(name, reason="unsupported", detail=str(error))
     except (RuntimeError, MemoryError) as error:
-        detail = _out_of_memory(error)
+        detail = out_of_memory(error)
         if detail is None:
             raise
         return metric.measurement(name, reason="out_of_memory", detail=detail)
@@ -210,7 +223,8 @@ def _evaluated(trained: TrainedModel, name: str, metric: Metric) -> Measurement:
             name, reason="diverged", detail="the model's outputs are not finite after training"
         )
     updates = schedule_of(trained.cell).updates
-    short = updates < MIN_UPDATES
+    # A trial of tuning is chosen from, whatever its length; it gives no verdict.
+    short = updates < MIN_UPDATES and trained.cell.kind == "train"
     return metric.measurement(
         name,
         found.samples,

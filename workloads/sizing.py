@@ -73,6 +73,12 @@ def flops_per_token(shape: ModelShape, seq_len: int) -> float:
     return mixers + 2.0 * shape.d_model * (shape.num_layers * width + ends)
 
 
+@cache
+def calls_per_token(shape: ModelShape, device_type: str) -> float:
+    """Small operations that each token of a sequence waits for, one after another, all layers."""
+    return sum(a.calls_per_token(o, device_type) for a, o in _layers(shape))
+
+
 def train_step_flops(shape: ModelShape, batch_size: int, seq_len: int) -> float:
     """FLOPs of one training step: forward, and twice that for the gradients of inputs and weights
     (Kaplan et al. 2020, section 2.1)."""

@@ -1,9 +1,9 @@
 """The training loop: one architecture, one length, one seed, a fixed budget of tokens; the same
 recipe for every architecture.
 
-AdamW (Loshchilov and Hutter 2019), betas 0.9 and 0.95, weight decay 0.1 on matrices only; linear
-warm-up, then a cosine to a tenth; gradients clipped to norm 1. Every update sees the same number of
-tokens at every length, by accumulation where needed, and at one seed the same sequences
+AdamW (Loshchilov and Hutter 2019), betas 0.9 and 0.95, weight decay on matrices only; linear
+warm-up, then a cosine to a tenth; gradients clipped (`Optimiser`). Every update sees the same
+number of tokens at every length, by accumulation where needed, and at one seed the same sequences
 whatever the architecture. bfloat16 is autocast over float32 weights.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from workloads import sizing
-from workloads.cell import Cell
+from workloads.cell import Cell, Optimiser
 from workloads.ends import next_token
 from workloads.events import Facts, Progress
 from workloads.measurement import Measurement
@@ -34,7 +34,6 @@ from workloads.timing import Pace
 # Tokens in one forward and backward pass at most. Part of the protocol, not of a device's limits:
 # the sum over micro-batches is the same to rounding, but rounding is part of a number.
 MICRO_BATCH_TOKENS = 32_768
-CLIP_NORM = 1.0
 # Below this many updates a loss says how fast learning starts, not what was learnt.
 MIN_UPDATES = 500
 _CHECK_EVERY = 50
@@ -80,15 +79,15 @@ class Schedule:
 
 
 def schedule_of(cell: Cell) -> Schedule:
-    """The schedule of a train cell."""
-    assert cell.tokens and cell.tokens_per_update and cell.learning_rate is not None
+    """The schedule of a cell that trains; without a rate (NaN) where tuning has yet to find it."""
+    assert cell.tokens and cell.tokens_per_update
     sequences = max(1, round(cell.tokens_per_update / cell.seq_len))
     return Schedule(
         seq_len=cell.seq_len,
         sequences=sequences,
         micro_batch=min(sequences, max(1, MICRO_BATCH_TOKENS // cell.seq_len)),
         updates=math.ceil(cell.tokens / (sequences * cell.seq_len)),
-        peak_learning_rate=cell.learning_rate,
+        peak_learning_rate=math.nan if cell.learning_rate is None else cell.learning_rate,
     )
 
 
@@ -104,7 +103,9 @@ class TrainedModel:
     memo: dict[str, Any] = field(default_factory=dict)
 
 
-def adamw(model: Backbone, learning_rate: float) -> torch.optim.AdamW:
+def adamw(
+    model: Backbone, learning_rate: float, weight_decay: float = Optimiser().weight_decay
+) -> torch.optim.AdamW:
     """AdamW in its fused form; weight decay on matrices, not on biases and norms, nor on what a
     mixer keeps from it."""
     kept = {
@@ -115,7 +116,10 @@ def adamw(model: Backbone, learning_rate: float) -> torch.optim.AdamW:
     }
     decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in kept]
     free = [p for p in model.parameters() if p.ndim < 2 or id(p) in kept]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": free, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
 
 
@@ -218,7 +222,9 @@ def train(
         }
     )
     model.train()
-    optimizer, objective = adamw(model, schedule.peak_learning_rate), objective_of(cell)
+    recipe = cell.recipe
+    optimizer = adamw(model, schedule.peak_learning_rate, recipe.weight_decay)
+    objective = objective_of(cell)
     curve = LossCurve(schedule.updates, objective.unit)
     progress, growth = Pace(_PROGRESS_SECONDS), Pace(_CURVE_SECONDS)
     unread: list[Tensor] = []
@@ -230,7 +236,7 @@ def train(
         inputs, targets = (torch.from_numpy(part).to(device) for part in batch)
         how = schedule.micro_batch, cell.precision, objective, carried
         unread.append(accumulate(model, inputs, targets, *how))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(update)
         optimizer.step()
@@ -303,6 +309,6 @@ def rehearse() -> None:
     for _ in range(2):
         tokens = torch.zeros(2, 4, dtype=torch.int64)
         accumulate(model, tokens, tokens, 2, "float32")
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), Optimiser().clip_norm)
         optimizer.step()
         optimizer.zero_grad()

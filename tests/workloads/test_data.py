@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from workloads.tasks.data import Arrays, DamagedData, load, prepared
+from workloads.tasks.data import Arrays, DamagedData, folder_name, load, prepared
 
 
 def built(folder: Path) -> Arrays:
@@ -64,3 +68,14 @@ def test_another_shape_is_damage(tmp_path: Path) -> None:
     np.save(tmp_path / "data/grid.npy", np.zeros((4, 3)))
     with pytest.raises(DamagedData, match="grid has"):
         load(tmp_path / "data")
+
+
+@given(st.text(), st.dictionaries(st.text(), st.integers() | st.text()))
+def test_a_folders_name_is_decided_by_all_that_decides_what_is_in_it(
+    said: str, deciding: dict[str, Any]
+) -> None:
+    name = folder_name(said, deciding)
+    assert re.fullmatch(r"[\w-]{13,73}", name), "a name on every file system"
+    assert name == folder_name(said, dict(reversed(deciding.items())))
+    assert name != folder_name(f"{said}.", deciding)
+    assert name != folder_name(said, {**deciding, "one more": 1})

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from tests.workloads.tiny_cells import measure_cell
-from workloads import timing
+from workloads import run, timing
 from workloads.check import check
-from workloads.metrics import decode_time
+from workloads.measurement import Measurement
+from workloads.metrics import decode_time, generation_time
 from workloads.record import RunRecord
 from workloads.subject import Subject
 
@@ -69,6 +70,32 @@ def test_peak_memory_holds_weights_gradients_and_moments(
     assert without_ballast[0] > 16 * built.parameters
 
 
+def taken(*metrics: str, **fields: object) -> dict[str, float]:
+    cell = measure_cell(metrics=metrics, **fields)
+    events = run.run(cell)
+    return {e.metric: e.samples[0] for e in events if isinstance(e, Measurement)}
+
+
+@pytest.mark.parametrize("architecture", ["gru", "transformer"])
+def test_the_parts_of_the_peak_add_up(architecture: str) -> None:
+    parts = ("peak_memory", "activation_memory", "optimiser_bytes", "model_bytes")
+    found = taken(*parts, architecture=architecture, seq_len=256)
+    weights = found["model_bytes"]
+    assert found["optimiser_bytes"] == pytest.approx(2 * weights, rel=0.02), "two moments"
+    held = weights + found["optimiser_bytes"]
+    assert found["peak_memory"] - found["activation_memory"] == pytest.approx(held, rel=0.02)
+    twice = taken("activation_memory", architecture=architecture, seq_len=512)
+    assert twice["activation_memory"] == pytest.approx(2 * found["activation_memory"], rel=0.1)
+
+
+@pytest.mark.parametrize("architecture", ["gru", "transformer"])
+def test_inference_needs_weights_and_state_and_less_than_training(architecture: str) -> None:
+    parts = ("inference_memory", "model_bytes", "state_bytes", "peak_memory")
+    found = taken(*parts, architecture=architecture, seq_len=256, batch_size=4)
+    least = found["model_bytes"] + 4 * found["state_bytes"]
+    assert least < found["inference_memory"] < 0.5 * found["peak_memory"]
+
+
 def test_samples_are_single_calls_after_a_warm_up() -> None:
     calls = []
     samples = timing.sample(
@@ -111,6 +138,18 @@ def test_decoding_grows_the_context_no_further_than_said(architecture: str) -> N
     repeats, rest = divmod(len(steps) - 1, decode_time.STEPS)
     assert rest == 0 and 1 <= repeats <= decode_time.MAX_REPEATS
     assert len(samples) == repeats * (decode_time.STEPS - timing.warm_up_calls(CPU))
+
+
+def test_an_answer_is_a_prompt_and_then_one_token_after_the_other() -> None:
+    cell = measure_cell(architecture="transformer", seq_len=64)
+    subject = Subject(cell, check(cell), CPU)
+    read: list[int] = []
+    subject.model.embedding.register_forward_hook(
+        lambda _, inputs, out: read.append(inputs[0].numel() // subject.batch_size)
+    )
+    samples = generation_time.measure(subject)
+    answer = [64] + [1] * (generation_time.NEW_TOKENS - 1)
+    assert read == answer * (len(samples) + timing.warm_up_calls(CPU))
 
 
 def test_inputs_depend_on_the_round_alone() -> None:

@@ -16,6 +16,7 @@ from tests.workloads.decoding import decode
 from tests.workloads.mixer_variants import BATCH, LENGTH, NAMES, mixer_of, random_input
 from workloads import plugins, registry
 from workloads.architectures.transformer import Attention, Options
+from workloads.mixer import held_bytes, repeated
 
 LONG = 100
 """Longer than what the widest chunk or window of a default keeps to itself."""
@@ -130,6 +131,20 @@ def test_a_copied_state_goes_its_own_way(name: str) -> None:
     mixer.step(x[:, 1], state)
     again, _ = mixer.step(x[:, 0], twin)
     torch.testing.assert_close(again, first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_a_repeated_state_is_a_batch_of_the_same_sequence(name: str) -> None:
+    mixer, width = mixer_of(name)
+    x = random_input(width)
+    state = mixer.empty_state(1, LENGTH + 2, x.device, x.dtype)
+    _, state = mixer.prefill(x[:1], state)
+    batch = repeated(state, BATCH)
+    assert held_bytes(batch) == BATCH * held_bytes(state)
+    alone = [mixer.step(row[None], copy.deepcopy(state))[0] for row in x[:, 0]]
+    together, _ = mixer.step(x[:, 0], batch)
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,7 +15,17 @@ from workloads.measurement import Measurement
 from workloads.plugins import Evaluation, Metric
 from workloads.run import run
 
-MEASURED = tuple(registry.names("metrics"))
+
+def has_tests_of_its_own(metric: Metric) -> bool:
+    """What is measured under a cap (`test_limits.py`) or of an exported graph (`test_edge.py`)."""
+    return metric.capped or metric.work == "export"
+
+
+MEASURED = tuple(
+    name
+    for name in registry.names("metrics")
+    if not has_tests_of_its_own(registry.load("metrics", name))
+)
 QUALITY = tuple(registry.load("tasks", "language_modelling").metrics)
 TEST_PLUGINS = Path(__file__).parents[1] / "plugins"
 

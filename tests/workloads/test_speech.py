@@ -30,11 +30,10 @@ from workloads.model import build
 from workloads.objectives import IGNORED
 from workloads.plugins import Evaluation, Unsupported, build_options
 from workloads.run import run
-from workloads.tasks import audio, recordings, speech
+from workloads.tasks import audio, packaged_models, recordings, speech
 from workloads.tasks.audio import CHUNK, FEATURES, RATE
 from workloads.tasks.data import cache_folder
 from workloads.tasks.listening import TIMED_CHUNKS, Listener
-from workloads.tasks.recogniser import reference
 from workloads.tasks.recordings import SPLITS
 from workloads.tasks.speech import TASK, Options
 from workloads.tasks.transcripts import (
@@ -607,8 +606,8 @@ def test_rows_that_cannot_be_heard_say_what_is_lacking(tmp_path: Path) -> None:
         ({"source": "radio"}, "source must be 'packaged', 'huggingface' or 'synthetic'"),
         ({"dataset": "a/b"}, "dataset belongs to `source: huggingface`"),
         ({"source": "synthetic", "path": "x"}, "path: your own recordings"),
-        ({"source": "synthetic", "reference": True}, "reference: the recogniser"),
-        ({"path": "x", "reference": True}, "reference: the recogniser"),
+        ({"source": "synthetic", "reference": True}, "reference: packaged models"),
+        ({"path": "x", "reference": True}, "reference: packaged models"),
         ({"pth": "x"}, "Did you mean 'path'"),
     ],
 )
@@ -646,13 +645,16 @@ def test_a_real_stream_says_what_the_whole_says(real: Speech) -> None:
 
 
 @REAL
-def test_the_packaged_recogniser_is_a_reference() -> None:
+def test_packaged_models_are_references() -> None:
     spoken = recordings.clips()
     assert len(spoken) == 5
-    found = reference(spoken[1:2])
-    assert found.word_error_rate == pytest.approx(2 / 8)
-    assert set(found.facts()) >= {"reference_pocketsphinx_word_error_rate"}
-    assert "not trained here" in str(found.facts()["reference_pocketsphinx"])
+    found = packaged_models.facts(spoken[1:2])
+    assert found["reference_pocketsphinx_held_out_word_error_rate"] == pytest.approx(2 / 8)
+    told = {name for name, value in found.items() if isinstance(value, str)}
+    assert told == {"reference_pocketsphinx", "reference_silero_vad"}
+    for name in found.keys() - told:
+        metric = next(name.removeprefix(f"{one}_") for one in told if name.startswith(one))
+        assert metric in TASK.metrics
 
 
 # The script

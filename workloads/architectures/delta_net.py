@@ -56,6 +56,7 @@ ARCHITECTURE = Architecture(
     implementation=lambda options, device_type: backends.implementation(
         f"own chunked products (chunk {CHUNK})", "chunk_delta_rule", device_type
     ),
+    kernel_class=backends.kernel_class,
     width_multiple=delta_heads.width_multiple,
     family="delta rule",
 )

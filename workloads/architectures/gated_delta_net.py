@@ -138,6 +138,7 @@ ARCHITECTURE = Architecture(
         "chunk_kda" if options.decay == "channel" else "chunk_gated_delta_rule",
         device_type,
     ),
+    kernel_class=backends.kernel_class,
     width_multiple=delta_heads.width_multiple,
     family="delta rule",
 )

@@ -211,6 +211,7 @@ ARCHITECTURE = Architecture(
     flops_per_token=_flops_per_token,
     saved_elements_per_token=_saved_elements_per_token,
     implementation=_implementation,
+    kernel_class=backends.kernel_class,
     width_multiple=lambda options: 2 * options.heads,
     family="linear attention",
 )

@@ -80,5 +80,10 @@ ARCHITECTURE = Architecture(
     flops_per_token=lambda d_model, options, seq_len: 12.0 * d_model**2,
     saved_elements_per_token=lambda d_model, options, seq_len: 8.0 * d_model,
     implementation=_implementation,
+    # On a CPU, ATen's loop over tokens in C++.
+    kernel_class=lambda options, device_type: "sequential" if device_type == "cpu" else "fused",
+    calls_per_token=lambda options, device_type: (
+        recurrent.LOOP_CALLS if device_type == "cpu" else 0.0
+    ),
     family="recurrent network",
 )

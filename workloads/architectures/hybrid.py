@@ -16,7 +16,7 @@ expressible.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -66,14 +66,22 @@ def _layers(options: Options, num_layers: int) -> Sequence[tuple[str, Mapping[st
     return [parsed(options.pattern[i % len(options.pattern)]) for i in range(num_layers)]
 
 
-def _implementation(options: Options, device_type: str) -> str:
-    found: dict[str, None] = {}
+def _members(options: Options) -> Iterator[tuple[plugins.Architecture, Any]]:
+    """The architectures of the pattern, with their options."""
     for member in options.pattern:
         name, given = parsed(member)
         architecture = registry.load("architectures", name)
-        built = plugins.build_options(architecture.options, given)
-        found[architecture.implementation(built, device_type)] = None
-    return " + ".join(found)
+        yield architecture, plugins.build_options(architecture.options, given)
+
+
+def _implementation(options: Options, device_type: str) -> str:
+    said = (one.implementation(own, device_type) for one, own in _members(options))
+    return " + ".join(dict.fromkeys(said))
+
+
+def _kernel_class(options: Options, device_type: str) -> str:
+    said = (one.kernel_class(own, device_type) or "unknown" for one, own in _members(options))
+    return " + ".join(dict.fromkeys(said))
 
 
 def _of_its_layers(*arguments: Any) -> NoReturn:
@@ -90,6 +98,7 @@ ARCHITECTURE = Architecture(
     flops_per_token=_of_its_layers,
     saved_elements_per_token=_of_its_layers,
     implementation=_implementation,
+    kernel_class=_kernel_class,
     width_multiple=_width_multiple,
     layers=_layers,
     family="hybrid",

@@ -269,6 +269,7 @@ ARCHITECTURE = Architecture(
     implementation=lambda options, device_type: (
         f"own chunked form (torch SDPA, chunk {options.chunk})"
     ),
+    kernel_class=lambda options, device_type: "chunked",
     width_multiple=_width_multiple,
     position=lambda options: "rope on part of each head",
     family="memory",

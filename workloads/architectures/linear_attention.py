@@ -222,6 +222,7 @@ ARCHITECTURE = Architecture(
     flops_per_token=_flops_per_token,
     saved_elements_per_token=_saved_elements_per_token,
     implementation=_implementation,
+    kernel_class=backends.kernel_class,
     width_multiple=lambda options: options.heads,
     family="linear attention",
 )

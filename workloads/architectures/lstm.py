@@ -73,11 +73,19 @@ class Lstm(Mixer):
         return hidden, LstmState(hidden, cell)
 
 
+def _onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
 def _implementation(options: Options, device_type: str) -> str:
     if device_type == "cpu":
-        onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        return f"torch.nn.LSTM ({'oneDNN' if onednn else 'ATen'})"
+        return f"torch.nn.LSTM ({'oneDNN' if _onednn() else 'ATen'})"
     return recurrent.cudnn_kernel("torch.nn.LSTM")
+
+
+def _kernel_class(options: Options, device_type: str) -> str:
+    # Without oneDNN, ATen's loop over tokens.
+    return "fused" if device_type != "cpu" or _onednn() else "sequential"
 
 
 ARCHITECTURE = Architecture(
@@ -90,5 +98,9 @@ ARCHITECTURE = Architecture(
     flops_per_token=lambda d_model, options, seq_len: 16.0 * d_model**2,
     saved_elements_per_token=lambda d_model, options, seq_len: 17.2 * d_model,
     implementation=_implementation,
+    kernel_class=_kernel_class,
+    calls_per_token=lambda options, device_type: (
+        0.0 if _kernel_class(options, device_type) == "fused" else recurrent.LOOP_CALLS
+    ),
     family="recurrent network",
 )

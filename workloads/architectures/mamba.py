@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workloads.mixer import Mixer, MixerState
-from workloads.ops import selective_scan
+from workloads.ops import backends, selective_scan
 from workloads.ops.convolution import causal_conv, causal_conv_step
 from workloads.plugins import Architecture, Unsupported
 
@@ -206,5 +206,6 @@ ARCHITECTURE = Architecture(
     flops_per_token=_flops,
     saved_elements_per_token=_saved_elements,
     implementation=_implementation,
+    kernel_class=backends.kernel_class,
     family="state space",
 )

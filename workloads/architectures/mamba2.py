@@ -216,6 +216,7 @@ ARCHITECTURE = Architecture(
     implementation=lambda options, device_type: backends.implementation(
         f"own chunked products (chunk {CHUNK})", "chunk_simple_gla", device_type
     ),
+    kernel_class=backends.kernel_class,
     width_multiple=_width_multiple,
     family="state space",
 )

@@ -166,6 +166,10 @@ ARCHITECTURE = Architecture(
         d_model, options
     ).saved_elements_per_token(seq_len),
     implementation=_implementation,
+    kernel_class=lambda options, device_type: "chunked",
+    calls_per_token=lambda options, device_type: (
+        recurrent.LOOP_CALLS if options.base == "gru" and device_type == "cpu" else 0.0
+    ),
     width_multiple=_width_multiple,
     family="memory",
 )

@@ -159,5 +159,6 @@ ARCHITECTURE = Architecture(
     implementation=lambda options, device_type: backends.implementation(
         "own blocked scan", scan.KERNEL, device_type
     ),
+    kernel_class=backends.kernel_class,
     family="recurrent network",
 )

@@ -213,6 +213,7 @@ ARCHITECTURE = Architecture(
     flops_per_token=_flops,
     saved_elements_per_token=_saved,
     implementation=_implementation,
+    kernel_class=backends.kernel_class,
     width_multiple=lambda options: 8 * options.heads,
     family="linear attention",
 )

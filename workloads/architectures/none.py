@@ -30,6 +30,7 @@ ARCHITECTURE = Architecture(
     flops_per_token=lambda d_model, options, seq_len: 0.0,
     saved_elements_per_token=lambda d_model, options, seq_len: 0.0,
     implementation=lambda options, device_type: "no mixer",
+    kernel_class=lambda options, device_type: "none",
     matched=False,
     family="shell",
 )

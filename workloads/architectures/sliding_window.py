@@ -137,6 +137,7 @@ ARCHITECTURE = Architecture(
     flops_per_token=_flops_per_token,
     saved_elements_per_token=_saved_elements_per_token,
     implementation=_implementation,
+    kernel_class=lambda options, device_type: "fused",
     width_multiple=attention.width_multiple,
     position=lambda options: str(options.position),
     family="attention",

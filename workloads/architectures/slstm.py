@@ -158,6 +158,8 @@ ARCHITECTURE = Architecture(
         10.1 * d_model if options.forget == "sigmoid" else 9.1 * d_model
     ),
     implementation=_implementation,
+    kernel_class=lambda options, device_type: "sequential",
+    calls_per_token=lambda options, device_type: 30.0,
     width_multiple=lambda options: 8 * options.heads,
     family="recurrent network",
 )

@@ -66,6 +66,12 @@ ARCHITECTURE = Architecture(
         0
     ].saved_elements_per_token(d_model, _cell(options)[1], seq_len),
     implementation=_implementation,
+    kernel_class=lambda options, device_type: _cell(options)[0].kernel_class(
+        _cell(options)[1], device_type
+    ),
+    calls_per_token=lambda options, device_type: _cell(options)[0].calls_per_token(
+        _cell(options)[1], device_type
+    ),
     layers=_layers,
     residual=False,
     family="recurrent network",

@@ -147,6 +147,9 @@ ARCHITECTURE = Architecture(
     flops_per_token=_flops_per_token,
     saved_elements_per_token=_saved_elements_per_token,
     implementation=_implementation,
+    kernel_class=lambda options, device_type: (
+        "fused" if options.attention == "fused" else "materialised"
+    ),
     width_multiple=attention.width_multiple,
     position=lambda options: str(options.position),
     family="attention",

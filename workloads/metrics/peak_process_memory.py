@@ -14,18 +14,11 @@ the CUDA context; another process on the device would disturb it, so the device 
 
 from __future__ import annotations
 
-import contextlib
-import re
-from pathlib import Path
-
 import torch
 
+from workloads import process_memory
 from workloads.plugins import Metric, Unsupported
 from workloads.subject import Subject
-
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
-_RESET_HIGH_WATER_MARK = "5"  # proc_pid_clear_refs(5)
 
 
 def measure(subject: Subject) -> tuple[float, ...]:
@@ -34,22 +27,15 @@ def measure(subject: Subject) -> tuple[float, ...]:
 
 
 def _growth_on_cpu(subject: Subject) -> int:
-    if not _STATUS.exists():
+    if not process_memory.is_readable():
         raise Unsupported("peak_process_memory reads /proc/self/status, which only Linux has")
-    start = _resident("RssAnon")
+    start = process_memory.anonymous_bytes()
     step = subject.training_step()
     step()
     # Where the kernel refuses, the mark covers the first step as well, whose peak is no higher.
-    with contextlib.suppress(OSError):
-        _CLEAR.write_text(_RESET_HIGH_WATER_MARK)
+    process_memory.set_back_peak()
     step()
-    return _resident("VmHWM") - _resident("RssFile") - start
-
-
-def _resident(field: str) -> int:
-    match = re.search(rf"^{field}:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
-    assert match is not None
-    return int(match.group(1)) * 1024
+    return process_memory.peak_bytes() - start
 
 
 def _growth_on_accelerator(subject: Subject) -> int:

@@ -55,6 +55,12 @@ def implementation(own: str, kernel: str, device_type: str) -> str:
     return f"{_KERNEL_PACKAGE} {version} {kernel}"
 
 
+def kernel_class(options: Any, device_type: str) -> str:
+    """What `Architecture.kernel_class` says of an op: chunks in plain torch on a CPU, else fla's
+    kernel."""
+    return "chunked" if device_type == "cpu" else "fused"
+
+
 def kernel(path: str) -> Any:
     """The fla function at `module:name`, as `fla.ops.gla:chunk_gla`. Raises Unsupported."""
     module, _, name = path.partition(":")

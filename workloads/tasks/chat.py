@@ -30,7 +30,6 @@ turn, unless all of a conversation begin with a name and a colon.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,12 +39,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from workloads.cell import Scalar, canonical_json
+from workloads.cell import Scalar
 from workloads.ends import Ends, next_token
 from workloads.objectives import IGNORED
 from workloads.plugins import Evaluation, Metric, Task, Unsupported
 from workloads.tasks import dialogues, lengths, sources, tokenization
-from workloads.tasks.data import Arrays, generator_of, prepared
+from workloads.tasks.data import Arrays, folder_name, generator_of, prepared
 from workloads.tasks.messages import Stream, stream
 from workloads.tasks.text_scores import frequency_loss
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, next_token_losses
@@ -179,9 +178,8 @@ def _key(options: Options) -> str:
         source = options.path or sources.named(dialogues.PLAYS[0])
     if options.path:
         deciding["content"] = sources.own_hash(options.path)
-    name = "".join(c if c.isalnum() else "-" for c in Path(source).name.lower())[:40].strip("-")
-    content = canonical_json({"version": VERSION, "from": source, **deciding})
-    return f"{name}-{options.tokenizer}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    said = f"{Path(source).name} {options.tokenizer}"
+    return folder_name(said, {"version": VERSION, "from": source, **deciding})
 
 
 def _build(options: Options) -> Arrays:

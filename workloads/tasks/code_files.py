@@ -19,10 +19,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from numpy.typing import NDArray
 
-from workloads.cell import Scalar, canonical_json
+from workloads.cell import Scalar
 from workloads.tasks import sources
 from workloads.tasks.code_tokens import Bracket, Lexed, Stream, lexed, matched, stream_of
-from workloads.tasks.data import Arrays
+from workloads.tasks.data import Arrays, folder_name
+from workloads.tasks.headway import counted
 
 PACKAGE, FOLDER = "torch", "torch/include"
 SUFFIXES = {".h", ".hpp", ".cuh", ".hh", ".hxx", ".c", ".cc", ".cpp", ".cxx", ".cu", ".py"}
@@ -98,9 +99,7 @@ def key_of(options: CodeOptions, version: int) -> str:
     elif options.source == "huggingface":
         name = options.dataset
         content += [name, options.hub_split, options.column, options.max_files]
-    digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()
-    said = "".join(c if c.isalnum() else "-" for c in name.lower())[:40].strip("-")
-    return f"{said}-{digest[:12]}"
+    return folder_name(name, {"content": content})
 
 
 def source_of(options: CodeOptions) -> str:
@@ -174,7 +173,7 @@ def build(options: CodeOptions) -> Arrays:
     split: dict[str, list[tuple[Lexed, list[Bracket]]]] = {name: [] for name in sources.SPLITS}
     seen: set[str] = set()
     unmatched = 0
-    for file in files:
+    for file in counted(files, "reading code"):
         content = hashlib.sha256(file.text.encode("utf-8", errors="replace")).hexdigest()
         if content in seen:
             continue

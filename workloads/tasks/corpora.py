@@ -44,12 +44,6 @@ def default_source() -> str:
     return f"Python standard library sources ({platform.python_version()})"
 
 
-def source_slug(source: str) -> str:
-    """A source as the name of a folder."""
-    name = "".join(c if c.isalnum() else "-" for c in source.lower())
-    return "-".join(filter(None, name.split("-")))[:60]
-
-
 def default_corpus() -> Corpus:
     """The State of the Union messages where they are installed, else the standard library's
     sources."""

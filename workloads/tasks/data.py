@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workloads.cell import Scalar
+from workloads.cell import Scalar, canonical_json
 
 TEST_SEED = 2**63
 """Test examples that are drawn come from numbers that no training seed has."""
@@ -129,6 +129,14 @@ def cache_folder() -> Path:
         return Path(own)
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "workloads"
+
+
+def folder_name(said: str, deciding: Mapping[str, Any]) -> str:
+    """The name of a folder of prepared data: what people call them, and a hash of all that decides
+    what is in it."""
+    words = "".join(c if c.isalnum() else " " for c in said.lower()).split()
+    content = canonical_json({"said": said, **deciding})
+    return f"{'-'.join(words)[:60]}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def prepared(folder: Path, build: Callable[[], Arrays]) -> Arrays:

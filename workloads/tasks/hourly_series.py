@@ -9,7 +9,6 @@ Parquet file of one's own, or a formula (synthetic, and labelled so).
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import math
 import zipfile
@@ -22,8 +21,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from workloads.cell import canonical_json
 from workloads.tasks import sources
+from workloads.tasks.data import folder_name
 
 PACKAGE, FILE = "autots", "autots/datasets/data/traffic_hourly.zip"
 TARGETS = {"traffic": "traffic_volume", "weather": "temp"}
@@ -127,9 +126,7 @@ def key_of(options: SeriesOptions, version: int) -> str:
         name = "synthetic"
     else:
         name = sources.named(PACKAGE) if sources.package_file(PACKAGE, FILE) else PACKAGE
-    digest = hashlib.sha256(canonical_json({**content, "name": name, "time": time}).encode())
-    said = "".join(c if c.isalnum() else "-" for c in f"{name}-{target}".lower())[:40]
-    return f"{said}-{digest.hexdigest()[:12]}"
+    return folder_name(f"{name} {target}", {**content, "name": name, "time": time})
 
 
 def table_of(options: SeriesOptions) -> Table:

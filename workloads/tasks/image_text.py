@@ -31,7 +31,6 @@ same name; split as the default.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -42,7 +41,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from workloads.cell import Scalar, canonical_json
+from workloads.cell import Scalar
 from workloads.ends import Ends
 from workloads.objectives import IGNORED, class_losses
 from workloads.plugins import Evaluation, Task
@@ -56,7 +55,8 @@ from workloads.tasks.captions import (
     encoded,
     most_frequent_accuracy,
 )
-from workloads.tasks.data import Arrays, generator_of, prepared
+from workloads.tasks.data import Arrays, folder_name, generator_of, prepared
+from workloads.tasks.headway import counted
 from workloads.tasks.shares import share
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, outputs_of
 
@@ -243,13 +243,12 @@ def _key(options: Options) -> str:
     del deciding["patch"], deciding["candidates"]
     if options.path:
         deciding["content"] = sources.own_hash(options.path)
-    content = canonical_json({"version": VERSION, "from": collection(options).source, **deciding})
-    name = "own" if options.path else options.source
-    return f"{name}-{options.image_size}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    said = f"{'own' if options.path else options.source} {options.image_size}"
+    return folder_name(said, {"version": VERSION, "from": collection(options).source, **deciding})
 
 
 def _build(options: Options) -> Arrays:
-    found, every = collection(options), list(pairs_of(options))
+    found, every = collection(options), list(counted(pairs_of(options), "seeing"))
     kept = captioned.usable(
         every, options.longest_caption, names_are_learnt=options.source == "digits"
     )

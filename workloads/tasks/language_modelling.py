@@ -17,7 +17,6 @@ own window alone. A longer window gives the average target more context, and tha
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,18 +26,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from workloads.cell import canonical_json
+from workloads.edge import quality
 from workloads.ends import Ends, next_token
-from workloads.plugins import Evaluation, Metric, Task, build_options
+from workloads.plugins import Evaluation, Metric, Task, Unsupported, build_options
 from workloads.tasks import corpora, tokenization
 from workloads.tasks.buckets import by_doubling
-from workloads.tasks.data import TaskData, Tokens, prepared_tokens, token_stream
+from workloads.tasks.data import TaskData, Tokens, folder_name, prepared_tokens, token_stream
+from workloads.tasks.headway import counted
 from workloads.tasks.lengths import by_length
 from workloads.tasks.sources import first_fault, own_files, own_hash
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, next_token_losses
 
 VERSION = 1
 HUB = ("Salesforce/wikitext", "wikitext-103-raw-v1")
+EDGE_WINDOWS = 16
 _OF_HUB = ("config", "text_column", "train_split", "validation_split")
 
 
@@ -118,9 +119,8 @@ def _key(options: Options) -> str:
     source = options.hub[0] if options.of_hub else options.path or corpora.default_source()
     if options.path:
         deciding["path"] = own_hash(options.path)
-    name = "".join(c if c.isalnum() else "-" for c in Path(source).name.lower())[:40].strip("-")
-    content = canonical_json({"version": VERSION, "source": source, **deciding})
-    return f"{name}-{options.tokenizer}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    said = f"{Path(source).name} {options.tokenizer}"
+    return folder_name(said, {"version": VERSION, "source": source, **deciding})
 
 
 def _build(options: Options) -> TaskData:
@@ -128,10 +128,10 @@ def _build(options: Options) -> TaskData:
     tokenizer = tokenization.learnt(options.tokenizer, corpus.train, options.vocab_size)
     dtype = np.min_scalar_type(ends(options).vocab_size - 1).type
     train, train_documents = token_stream(
-        tokenizer.encode(corpus.train), tokenization.SEPARATOR, dtype
+        tokenizer.encode(counted(corpus.train, "tokenising")), tokenization.SEPARATOR, dtype
     )
     validation, validation_documents = token_stream(
-        tokenizer.encode(corpus.validation), tokenization.SEPARATOR, dtype
+        tokenizer.encode(counted(corpus.validation, "tokenising")), tokenization.SEPARATOR, dtype
     )
     return TaskData(
         train=train,
@@ -217,6 +217,17 @@ def _bits_per_byte(trained: TrainedModel) -> Evaluation:
     return Evaluation(samples=(float(target_losses(trained).sum()) / math.log(2) / text_bytes,))
 
 
+def _int8_loss_increase(trained: TrainedModel) -> Evaluation:
+    """Of the first EDGE_WINDOWS windows of the validation text."""
+    if trained.device.type != "cpu" or trained.cell.precision != "float32":
+        raise Unsupported("is measured of float32 on a CPU: what is quantised is that")
+    seq_len = trained.cell.seq_len
+    text = torch.from_numpy(scored_targets(trained).astype(np.int64))
+    windows = text.unfold(0, seq_len + 1, seq_len)[:EDGE_WINDOWS]
+    float32, int8 = quality.losses(trained.model, windows)
+    return Evaluation(samples=(int8 - float32,))
+
+
 def _loss_by_position(trained: TrainedModel) -> Evaluation:
     """Buckets of 1, 2, 3-4, 5-8, ... tokens of context; `at` is a bucket's largest."""
     losses = target_losses(trained)
@@ -249,6 +260,13 @@ TASK = Task(
             version=1,
             unit="bits per byte",
             evaluate=_bits_per_byte,
+        ),
+        "int8_loss_increase": Metric(
+            title="loss added by int8",
+            version=1,
+            unit="nats per token",
+            scale="difference",
+            evaluate=_int8_loss_increase,
         ),
         "loss_by_position": Metric(
             title="validation loss by tokens of context",

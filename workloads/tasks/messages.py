@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from workloads.tasks import tokenization
 from workloads.tasks.dialogues import Dialogue
+from workloads.tasks.headway import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ def stream(
     pieces: list[NDArray[Any]] = []
     numbers: list[tuple[int, int, int, int]] = []
     length = 0
-    for dialogue in dialogues:
+    for dialogue in counted(dialogues, "tokenising"):
         first = len(numbers)
         for _ in dialogue:
             name, words = next(encoded), next(encoded)

@@ -32,10 +32,12 @@ from workloads.tasks.data import (
     TEST_SEED,
     TaskData,
     Tokens,
+    folder_name,
     generator_of,
     prepared_tokens,
     token_stream,
 )
+from workloads.tasks.headway import counted
 from workloads.tasks.shares import classes_said, share
 from workloads.train import TrainedModel
 
@@ -146,14 +148,16 @@ def _sentence(city: str, code: str) -> bytes:
 
 def prepare(options: Options, folder: Path) -> Needles:
     """The text's bytes, prepared once per machine."""
-    key = f"{corpora.source_slug(corpora.default_source())}-v{VERSION}"
+    key = folder_name(corpora.default_source(), {"version": VERSION})
     return Needles(options=options, text=prepared_tokens(folder / "needle" / key, _build))
 
 
 def _build() -> TaskData:
     corpus, tokenizer = corpora.default_corpus(), tokenization.byte_tokenizer()
     streams = [
-        token_stream(tokenizer.encode(documents), tokenization.SEPARATOR, np.uint8)
+        token_stream(
+            tokenizer.encode(counted(documents, "tokenising")), tokenization.SEPARATOR, np.uint8
+        )
         for documents in (corpus.train, corpus.validation)
     ]
     return TaskData(

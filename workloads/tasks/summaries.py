@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workloads.tasks import sources, wiki
+from workloads.tasks.headway import counted
 
 SPLITS = sources.SPLITS
 LEAD_WORDS, BODY_WORDS = 40, 300
@@ -104,7 +105,7 @@ def _library() -> str:
 def encyclopaedia() -> dict[str, list[Pair]]:
     """Body and lead of the articles that have enough of both, of the splits validation and test."""
     found: dict[str, list[Pair]] = {"validation": [], "test": []}
-    for article in wiki.articles(sources.needed(*EXPORT)):
+    for article in counted(wiki.articles(sources.needed(*EXPORT)), "reading articles"):
         if len(article.lead.split()) >= LEAD_WORDS and len(article.body.split()) >= BODY_WORDS:
             split = sources.split_of(article.title, validation=50, test=50)
             found[split].append(
@@ -118,7 +119,7 @@ def docstrings(*, validation: int, test: int, folder: str = "") -> dict[str, lis
     of a hundred files so many validate and so many test."""
     root = Path(sysconfig.get_path("stdlib"))
     found: dict[str, list[Pair]] = {split: [] for split in SPLITS}
-    for path in sorted((root / folder).rglob("*.py")):
+    for path in counted(sorted((root / folder).rglob("*.py")), "reading modules"):
         name = path.relative_to(root)
         if _NOT_LIBRARY.isdisjoint(name.parts):
             split = sources.split_of(name.as_posix(), validation=validation, test=test)

@@ -56,12 +56,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from workloads.cell import canonical_json
 from workloads.ends import Ends, next_token
 from workloads.objectives import IGNORED
 from workloads.plugins import Task, Unsupported
 from workloads.tasks import sources, summaries, text_scores, tokenization
-from workloads.tasks.data import TEST_SEED, Arrays, generator_of, prepared
+from workloads.tasks.data import TEST_SEED, Arrays, folder_name, generator_of, prepared
 from workloads.tasks.generation import generate
 from workloads.tasks.lengths import at_lengths
 from workloads.tasks.summaries import SPLITS, Pair
@@ -222,9 +221,8 @@ def _key(options: Options) -> str:
         articles = options.test == "encyclopaedia"
         source = f"{sources.named(summaries.EXPORT[0]) if articles else 'python'} "
         source += platform.python_version()
-    name = "".join(c if c.isalnum() else "-" for c in Path(source).name.lower())[:40].strip("-")
-    content = canonical_json({"version": VERSION, "origin": source, **deciding})
-    return f"{name}-{options.tokenizer}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    said = f"{Path(source).name} {options.tokenizer}"
+    return folder_name(said, {"version": VERSION, "origin": source, **deciding})
 
 
 def _build(options: Options) -> Arrays:

@@ -14,6 +14,7 @@ from workloads.cell import Scalar
 from workloads.objectives import IGNORED
 from workloads.tasks import tokenization
 from workloads.tasks.data import generator_of, token_stream
+from workloads.tasks.headway import counted
 from workloads.tasks.summaries import Pair
 from workloads.tasks.tokenization import Tokenizer, Vocabulary
 
@@ -58,7 +59,7 @@ def tokenized(pairs: Sequence[Pair], tokenizer: Tokenizer, separator: int) -> Pa
     """Texts as tokens, in the smallest type that holds the separator too."""
     dtype = np.min_scalar_type(separator).type
     documents, document_starts = token_stream(
-        tokenizer.encode(pair.document for pair in pairs), END, dtype
+        tokenizer.encode(pair.document for pair in counted(pairs, "tokenising")), END, dtype
     )
     summaries, summary_starts = token_stream(
         tokenizer.encode(pair.summary for pair in pairs), END, dtype

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.tasks.headway import counted
+
 SEPARATOR = 0
 # A byte-level BPE holds the 256 bytes and the separator before its first merge.
 SMALLEST_BPE = 257
@@ -71,7 +73,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    model.train_from_iterator(documents, trainer)
+    model.train_from_iterator(counted(documents, "reading for the tokenizer"), trainer)
     # The byte-level alphabet writes every byte as one character, so characters count bytes.
     token_bytes = np.zeros(vocab_size, dtype=np.int32)
     for token, index in model.get_vocab().items():

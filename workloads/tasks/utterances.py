@@ -16,6 +16,7 @@ from workloads.objectives import IGNORED
 from workloads.tasks import audio
 from workloads.tasks.audio import CHUNK, FEATURES, FrontEnd
 from workloads.tasks.data import Arrays, generator_of
+from workloads.tasks.headway import counted
 from workloads.tasks.recordings import SPLITS, Recordings, Utterance
 from workloads.tasks.transcripts import ALPHABET, chunks_needed, error_rate, frequency_loss
 
@@ -194,7 +195,7 @@ def encoded(recordings: Recordings) -> Arrays:
     for split in ("train", "test"):
         if not of[split]:
             raise ValueError(f"there is no utterance to {split}: {len(utterances)} are too few")
-    energies = [audio.offline(one.samples) for one in utterances]
+    energies = [audio.offline(one.samples) for one in counted(utterances, "hearing")]
     learnt = torch.cat(
         [e for e, one in zip(energies, utterances, strict=True) if one.split == "train"]
     ).flatten(0, 1)
@@ -264,6 +265,7 @@ def _baselines(texts: Mapping[str, Sequence[str]]) -> dict[str, Scalar]:
         "baseline_character_error_rate": error_rate(silent, words=False),
     }
     if other := [("", text) for text in texts["held_out"]]:
+        facts["baseline_held_out_word_error_rate"] = error_rate(other, words=True)
         facts["baseline_held_out_character_error_rate"] = error_rate(other, words=False)
     if texts["validation"]:
         loss = frequency_loss(texts["train"], texts["validation"])
