@@ -96,7 +96,7 @@ class Block:
 def assemble(observed: Observed) -> tuple[Block, ...]:
     """Every block that the records say something about: by metric, then kind, task, size, batch."""
     groups: dict[tuple[object, ...], list[ObservedCell]] = {}
-    for seen in observed.cells:
+    for seen in observed.compared:
         cell = seen.cell
         constant_tokens = cell.batch_tokens is not None
         batch = cell.batch_tokens if constant_tokens else cell.batch_size

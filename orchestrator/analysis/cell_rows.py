@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.analysis.schema import CELLS, CURVES, SAMPLES
+from orchestrator.journal import Merged
 from workloads import registry
 from workloads.cell import canonical_json
 from workloads.measurement import Measurement
@@ -21,6 +22,10 @@ _FROM_CELL = (
 _FROM_FACTS = (
     *("implementation", "parameters", "total_parameters", "d_model", "mlp_width", "updates"),
     "position_encoding",
+)
+_SHARES = (
+    ("flops_share", "train_step_flops", "train_step_time", "flops_per_second"),
+    ("bandwidth_share", "decode_step_bytes", "decode_time", "bytes_per_second"),
 )
 
 
@@ -76,6 +81,7 @@ def _row(
         "reason": merged.reason,
         "environment": environment,
         "tokens_per_update": merged.facts.get("tokens_per_update", cell.tokens_per_update),
+        **_shares(seen, merged),
         "attempts": merged.attempts,
         "seconds": record.seconds,
         "predicted_seconds": prediction and prediction.seconds,
@@ -86,6 +92,19 @@ def _row(
         "dirty": merged.newest.source.dirty,
         "source_hash": merged.newest.source.hash,
     }
+
+
+def _shares(seen: ObservedCell, merged: Merged) -> dict[str, float]:
+    """How much of what the device reaches at best a training step and a decoding step make use of,
+    by the cell's own arithmetic."""
+    shares: dict[str, float] = {}
+    for share, work, metric, ceiling in _SHARES:
+        done, seconds = merged.facts.get(work), seen.medians.get(metric)
+        origin = merged.origin.get(metric)
+        best = (origin.ceilings or {}).get(ceiling) if origin is not None else None
+        if isinstance(done, float) and seconds and best:
+            shares[share] = done / seconds / best
+    return shares
 
 
 def _family(architecture: str) -> str | None:

@@ -44,6 +44,11 @@ class Observed:
     cells: tuple[ObservedCell, ...]
     metrics: Mapping[str, MetricFacts]
 
+    @property
+    def compared(self) -> tuple[ObservedCell, ...]:
+        """All but the trials of tuning, which are chosen from and never compared."""
+        return tuple(seen for seen in self.cells if seen.cell.kind != "tune")
+
 
 def observe(plan: Plan, envelopes: Sequence[Envelope]) -> Observed:
     """What `envelopes` say of the plan's cells in the environment of their newest records."""

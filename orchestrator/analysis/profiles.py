@@ -18,7 +18,7 @@ def rows(observed: Observed) -> list[dict[str, object]]:
     """The rows of the `profiles` table: by metric, label, context and point of the coordinate."""
     found: dict[_Point, list[float]] = {}
     said: dict[_Point, tuple[Cell, Measurement]] = {}
-    for seen in observed.cells:
+    for seen in observed.compared:
         cell = seen.cell
         for m in seen.merged.measurements.values() if seen.merged else ():
             for at, value in zip(m.at or (), m.samples, strict=True) if m.coordinate else ():
@@ -34,7 +34,7 @@ def _row(
     point: _Point, values: list[float], cell: Cell, m: Measurement, environment: str | None
 ) -> dict[str, object]:
     metric, task, size, seq_len, label, coordinate, at = point
-    centre, low, high = estimate(np.array(values), m.scale)
+    centre, low, high = estimate(np.array(values), m)
     return {
         "label": label,
         "architecture": cell.architecture,

@@ -78,6 +78,9 @@ CELLS = pa.schema(
         # the kin of the architecture; null where its plug-in was not at hand
         _text("family"),
         _text("position_encoding"),
+        # of the products, and of the bytes moved, in a second that the device reaches at best
+        _number("flops_share", "1"),
+        _number("bandwidth_share", "1"),
     ]
 )
 
@@ -154,6 +157,95 @@ PROFILES = pa.schema(
         _text("better"),
         _text("scale"),
         _text("environment"),
+    ]
+)
+
+# What a task's records say of models that come with a package and were not trained here.
+REFERENCES = pa.schema(
+    [
+        _text("reference", True),
+        _text("title", True),
+        _text("task", True),
+        _count("seq_len", "tokens", True),
+        _text("metric", True),
+        _text("unit", True),
+        _number("value"),
+        _text("environment"),
+    ]
+)
+
+# One trial of tuning a row, with what its search chose: a rate between the trials where it is
+# `fitted`; `at_edge` where the best lies at this end of the range, `widened` or not.
+TUNING = pa.schema(
+    [
+        _text("label", True),
+        _text("architecture", True),
+        _text("task", True),
+        _count("size", "parameters"),
+        _count("seq_len", "tokens", True),
+        _text("device"),
+        _text("environment"),
+        _text("study", True),
+        _text("stage", True),
+        _count("trial", required=True),
+        _text("cell_id", True),
+        _count("tokens", "tokens"),
+        _number("learning_rate"),
+        _number("weight_decay"),
+        _number("clip_norm"),
+        _text("metric", True),
+        _text("unit"),
+        _text("better", True),
+        _number("value"),
+        _text("reason"),
+        _number("low"),
+        _number("high"),
+        _flag("widened"),
+        _number("chosen"),
+        _flag("fitted"),
+        _text("at_edge"),
+    ]
+)
+
+# What a fair comparison has, clause by clause; `holds` is null where the records do not tell.
+CERTIFICATE = pa.schema(
+    [
+        _text("metric", True),
+        _text("task", True),
+        _count("size", "parameters"),
+        _text("batch"),
+        _text("device"),
+        _text("environment"),
+        _text("baseline", True),
+        _text("challenger", True),
+        _text("clause", True),
+        _flag("holds"),
+        _text("figure", True),
+    ]
+)
+
+# A figure of the article beside what was measured, each as a ratio to the Transformer's; no rows
+# where a sweep has fewer than three of its five figures.
+ARTICLE = pa.schema(
+    [
+        _text("metric", True),
+        _text("task", True),
+        _count("size", "parameters"),
+        _text("batch"),
+        _text("device"),
+        _text("environment"),
+        _text("figure", True),
+        _text("label", True),
+        _text("architecture", True),
+        _text("reference", True),
+        _text("unit", True),
+        _count("seq_len", "tokens", True),
+        _number("article"),
+        _number("article_ratio"),
+        _number("value"),
+        _number("ratio"),
+        _number("low"),
+        _number("high"),
     ]
 )
 
@@ -267,6 +359,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     "curves": CURVES,
     "summary": SUMMARY,
     "profiles": PROFILES,
+    "references": REFERENCES,
+    "tuning": TUNING,
+    "certificate": CERTIFICATE,
+    "article": ARTICLE,
     "crossovers": CROSSOVERS,
     "contrasts": CONTRASTS,
     "winners": WINNERS,

@@ -3,7 +3,8 @@
 The interval is Student's t on the replicates' logarithms (on the values where a metric is compared
 by difference, or is not positive). With five replicates an interval from order statistics reaches
 93.75 % at most, so a distribution has to be assumed; logs of independent processes' medians are
-near normal. It is widened to hold the median where it would not.
+near normal. It is widened to hold the median where it would not, and that of an accuracy ends at 0
+and 1.
 
 Where a replicate only succeeds or fails, the share that succeeds stands in the median's place, with
 its binomial interval (Wilson 1927).
@@ -11,11 +12,13 @@ its binomial interval (Wilson 1927).
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from orchestrator.analysis.blocks import Block
 from orchestrator.analysis.statistics import Floats, mean_interval, wilson
-from workloads.measurement import Scale
+from workloads.measurement import Better, Scale
 
 
 def rows(blocks: tuple[Block, ...], environment: str | None) -> list[dict[str, object]]:
@@ -30,7 +33,7 @@ def rows(blocks: tuple[Block, ...], environment: str | None) -> list[dict[str, o
 def _row(block: Block, i: int, j: int, environment: str | None) -> dict[str, object]:
     label = block.labels[i]
     values = block.values[i, j][np.isfinite(block.values[i, j])]
-    centre, low, high = estimate(values, block.facts.scale)
+    centre, low, high = estimate(values, block.facts)
     return block.key | {
         "label": label,
         "architecture": block.architectures[label],
@@ -52,13 +55,34 @@ def _row(block: Block, i: int, j: int, environment: str | None) -> dict[str, obj
     }
 
 
-def estimate(values: Floats, scale: Scale) -> tuple[float | None, float | None, float | None]:
+class _Facts(Protocol):
+    """What a metric says of itself."""
+
+    @property
+    def unit(self) -> str: ...
+    @property
+    def better(self) -> Better: ...
+    @property
+    def scale(self) -> Scale: ...
+
+
+def estimate(values: Floats, facts: _Facts) -> tuple[float | None, float | None, float | None]:
     """The centre of `values` with its 95 % interval, as far as there are any."""
     if not len(values):
         return None, None, None
-    if scale == "share":
+    if facts.scale == "share":
         return float(values.mean()), *wilson(int(values.sum()), len(values))
-    return float(np.median(values)), *interval(values, logs=scale == "ratio")
+    low, high = interval(values, logs=facts.scale == "ratio")
+    if low is not None and high is not None and _is_part(values, facts):
+        low, high = max(low, 0.0), min(high, 1.0)
+    return float(np.median(values)), low, high
+
+
+def _is_part(values: Floats, facts: _Facts) -> bool:
+    """Whether the metric is a part of a whole, such as an accuracy: more than all there cannot
+    be."""
+    counted = (facts.unit, facts.scale, facts.better) == ("1", "difference", "greater")
+    return counted and bool(((values >= 0) & (values <= 1)).all())
 
 
 def interval(values: Floats, *, logs: bool) -> tuple[float | None, float | None]:

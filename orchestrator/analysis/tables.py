@@ -16,7 +16,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.analysis import blocks, cell_rows, crossover, profiles, scaling, summary, winners
+from orchestrator.analysis import (
+    article,
+    blocks,
+    cell_rows,
+    certificate,
+    crossover,
+    profiles,
+    references,
+    scaling,
+    summary,
+    trials,
+    winners,
+)
 from orchestrator.analysis.observations import Observed, observe
 from orchestrator.analysis.schema import SCHEMAS, TABLES_SCHEMA
 from orchestrator.errors import NothingRecorded, UserError
@@ -73,6 +85,10 @@ class Tables:
     curves: pa.Table
     summary: pa.Table
     profiles: pa.Table
+    references: pa.Table
+    tuning: pa.Table
+    certificate: pa.Table
+    article: pa.Table
     crossovers: pa.Table
     contrasts: pa.Table
     winners: pa.Table
@@ -100,6 +116,12 @@ def _build(plan: Plan, observed: Observed, run_ids: Mapping[tuple[str, str], str
     rows = {
         "summary": summary.rows(found, observed.environment),
         "profiles": profiles.rows(observed),
+        "references": references.rows(observed),
+        "tuning": trials.rows(plan.searches, observed),
+        "certificate": certificate.rows(
+            found, plan.comparison.baseline, observed, plan.references, plan.searches
+        ),
+        "article": article.rows(found, observed.environment),
         "crossovers": crossovers,
         "contrasts": contrasts,
         "winners": winners.rows(found, observed.environment, plan.references),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from orchestrator.analysis.tables import Tables
 from orchestrator.conclusion.asides import asides
 from orchestrator.conclusion.comparison import Comparison, Row, block, plural
-from orchestrator.conclusion.verdicts import sentence
+from orchestrator.conclusion.verdicts import sentence, sentences
 from orchestrator.quantities import count, size
 
-MOST_PAIRS = 4
-"""Pairs that an answer without a primary comparison tells of, those that cross first."""
+MOST_SENTENCES = 4
+"""Of an answer without a primary comparison, pairs that cross first."""
 
 
 def answer(tables: Tables) -> str:
@@ -27,10 +27,10 @@ def answer(tables: Tables) -> str:
     if len(comparisons) == 1:
         (only,) = comparisons
         return " ".join([f"{where} {sentence(only)}.", *asides(only)])
-    sentences = [sentence(comparison) for comparison in comparisons[:MOST_PAIRS]]
-    more = len(comparisons) - MOST_PAIRS
-    rest = f"; of {more} pairs more the report tells" if more > 0 else ""
-    return f"{where} {'; '.join(sentences)}{rest}."
+    told = sentences(comparisons)
+    more = len(told) - MOST_SENTENCES
+    rest = f"; the report tells {more} more" if more > 0 else ""
+    return f"{where} {'; '.join(told[:MOST_SENTENCES])}{rest}."
 
 
 def _comparisons(tables: Tables) -> list[Comparison]:

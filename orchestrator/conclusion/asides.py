@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.analysis.certificate import KERNEL_CLASS
 from orchestrator.conclusion.comparison import Comparison, block
 from orchestrator.quantities import count, figures, percent
 
@@ -17,7 +18,7 @@ _STOPPED = {
 
 def asides(comparison: Comparison) -> Iterator[str]:
     """Whether it matters there, whether it is the zone asked about, where a curve stopped, on how
-    much it rests."""
+    much it rests, and what was not fair about it."""
     row = comparison.first
     if row["verdict"] == "crosses":
         if row["indifferent_low"] is not None:
@@ -34,6 +35,16 @@ def asides(comparison: Comparison) -> Iterator[str]:
     yield from _stops(comparison)
     if (row["replicates"] or 0) >= 5:
         yield _basis(comparison)
+    yield from _unfair(comparison)
+
+
+def _unfair(comparison: Comparison) -> Iterator[str]:
+    unfair = comparison.unfair()
+    if KERNEL_CLASS in unfair:
+        yield f"This compares implementations, not architectures: {unfair.pop(KERNEL_CLASS)}."
+    if unfair:
+        said = "; ".join(f"{clause} ({figure})" for clause, figure in unfair.items())
+        yield f"Not as fair as it should be: {said}."
 
 
 def _stops(comparison: Comparison) -> Iterator[str]:

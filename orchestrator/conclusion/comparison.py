@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +77,16 @@ class Comparison:
         noun = "round" if self.summary()["kind"] == "measure" else "seed"
         return plural(self.first["replicates"] or 0, noun)
 
+    def unfair(self) -> dict[str, str]:
+        """The clauses of the fairness certificate that do not hold, each with its figure."""
+        return {
+            row["clause"]: row["figure"]
+            for row in self.tables.certificate.to_pylist()
+            if block(row) == block(self.first)
+            and row["challenger"] == self.challenger
+            and row["holds"] is False
+        }
+
     def summary(self, label: str | None = None) -> Row:
         """A row of the summary of the same block: its title, scale, kind and implementation."""
         return next(
@@ -101,3 +112,9 @@ def block(row: Row) -> tuple[Any, ...]:
 def plural(number: int, noun: str) -> str:
     """`1 seed`, `5 seeds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else last

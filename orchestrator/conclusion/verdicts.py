@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from orchestrator.conclusion.comparison import Comparison, Row
+from orchestrator.conclusion.comparison import Comparison, Row, listed
 from orchestrator.quantities import count, span
+
+HOPELESS = "better than what needs no model"
+"""What the note of a pair says that no verdict is given on."""
 
 
 def sentence(comparison: Comparison) -> str:
@@ -18,6 +21,20 @@ def sentence(comparison: Comparison) -> str:
         "uncertain": _uncertain,
     }
     return telling[comparison.first["verdict"]](comparison)
+
+
+def sentences(comparisons: Sequence[Comparison]) -> list[str]:
+    """The verdicts in their order; comparisons of one baseline that lack the same for a verdict
+    share a sentence."""
+    alike: dict[object, list[Comparison]] = {}
+    for place, one in enumerate(comparisons):
+        missing = _missing(one)
+        key = place if missing is None else (one.baseline, one.metric, missing)
+        alike.setdefault(key, []).append(one)
+    return [
+        sentence(group[0]) if len(group) == 1 else _without_verdict(group)
+        for group in alike.values()
+    ]
 
 
 def _crosses(comparison: Comparison) -> str:
@@ -71,16 +88,8 @@ def _equivalent(comparison: Comparison) -> str:
 
 def _uncertain(comparison: Comparison) -> str:
     row, pair, metric = comparison.first, _pair(comparison), comparison.metric
-    if "undertrained" in (row["note"] or ""):
-        return (
-            f"there is no verdict between {pair} in {metric}: the models are undertrained, with"
-            " fewer than 500 updates"
-        )
-    if (row["replicates"] or 0) < 5:
-        return (
-            f"this sweep is too small for a verdict between {pair} in {metric}: it has"
-            f" {comparison.replicates} of each, and needs 5"
-        )
+    if _missing(comparison) is not None:
+        return _without_verdict([comparison])
     text = (
         f"it is uncertain where, or whether, {pair} change places in {metric} over"
         f" {comparison.contexts}{_leads(comparison)}"
@@ -88,6 +97,29 @@ def _uncertain(comparison: Comparison) -> str:
     if row["low"] is not None and not (row["low_open"] and row["high_open"]):
         text += f"; a crossing, if there is one, lies {_place(row)} {comparison.unit}"
     return text
+
+
+def _missing(comparison: Comparison) -> str | None:
+    """What a verdict lacks; None where there is enough of everything."""
+    row = comparison.first
+    if row["verdict"] != "uncertain":
+        return None
+    if "undertrained" in (row["note"] or ""):
+        return "the models are undertrained, with fewer than 500 updates"
+    if HOPELESS in (row["note"] or ""):
+        return f"none of them is {HOPELESS}"
+    if (row["replicates"] or 0) < 5:
+        return f"it has {comparison.replicates} of each, and needs 5"
+    return None
+
+
+def _without_verdict(comparisons: Sequence[Comparison]) -> str:
+    """Of one comparison, or of several that lack the same."""
+    one = comparisons[0]
+    names = [each.named(each.challenger) for each in comparisons]
+    any_of = "any of " if len(names) > 1 else ""
+    pair = f"{one.named(one.baseline)} and {any_of}{listed(names)}"
+    return f"this sweep is too small for a verdict between {pair} in {one.metric}: {_missing(one)}"
 
 
 def _pair(comparison: Comparison) -> str:

@@ -17,8 +17,9 @@ SIDE = 3.4
 
 def draw(tables: Tables) -> Iterator[Drawing]:
     """One figure where any finished cell had a prediction."""
-    columns = tables.cells.select(["label", "seconds", "predicted_seconds"]).to_pylist()
-    rows = [row for row in columns if row["seconds"] and row["predicted_seconds"]]
+    columns = tables.cells.select(["label", "status", "seconds", "predicted_seconds"]).to_pylist()
+    finished = [row for row in columns if row["status"] == "finished"]
+    rows = [row for row in finished if row["seconds"] and row["predicted_seconds"]]
     if rows:
         caption = (
             "Predicted against measured wall time of each finished cell. On the line the prediction"

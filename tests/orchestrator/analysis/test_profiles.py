@@ -1,4 +1,5 @@
-"""Curves over a coordinate as tables, and what needs no model as the least that a verdict wants."""
+"""What stands beside the medians: curves over a coordinate, what needs no model (the least that a
+verdict wants), and models that were not trained here."""
 
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ from matplotlib.lines import Line2D
 from orchestrator.analysis import tables
 from orchestrator.analysis.tables import Tables
 from orchestrator.plots import plot
+from orchestrator.plots.series import frames
+from orchestrator.report import pivot
 from tests.orchestrator.made_records import envelope
 from tests.simulated_world import plan_of, train_cells
+from workloads.cell import Scalar
 from workloads.measurement import Measurement
 
 SEEDS = 5
@@ -35,9 +39,13 @@ def measured(metric: str, *samples: float, **fields: Any) -> Measurement:
 
 
 def made(
-    accuracy: Mapping[str, float], trivial: float | None, coordinate: str = "distance"
+    accuracy: Mapping[str, float],
+    trivial: float | None,
+    coordinate: str = "distance",
+    **said: Scalar,
 ) -> Tables:
-    """Tables of labels with these accuracies, nearly, beside this trivial baseline."""
+    """Tables of labels with these accuracies, nearly, beside this trivial baseline; `said` are
+    further facts of every record."""
     cells = [
         replace(cell, metrics=("accuracy", "accuracy_by_distance"))
         for cell in train_cells(accuracy, (64, 128), seeds=SEEDS)
@@ -53,7 +61,7 @@ def made(
             measured("accuracy_by_distance", *curve, coordinate=coordinate, at=DISTANCES),
         )
         position = "rope" if cell.label == "transformer" else None
-        facts = {**made.record.facts, "position_encoding": position}
+        facts = {**made.record.facts, "position_encoding": position, **said}
         if trivial is not None:
             facts["baseline_accuracy"] = trivial
         envelopes.append(replace(made, record=replace(made.record, facts=facts)))
@@ -115,3 +123,23 @@ def test_beyond_the_trained_length_the_caption_names_how_positions_are_told_apar
     built = made({"lstm": 0.5, "transformer": 0.9}, None, coordinate="eval_seq_len")
     (drawing,) = plot.load("profile").draw(built)
     assert "beyond it positions are told apart transformer by rope." in drawing.caption
+
+
+def test_what_was_not_trained_here_stands_beneath_and_is_not_compared() -> None:
+    said: dict[str, Scalar] = {
+        "reference_old": "old <1.0>",
+        "reference_old_accuracy": 0.7,
+        "reference_old_unheard_of": 3.0,
+        "reference_other": "says nothing of this",
+    }
+    built = made({"lstm": 0.5, "transformer": 0.9}, 0.1, **said)
+    rows = built.references.to_pylist()
+    told = {(row["reference"], row["metric"], row["seq_len"], row["value"]) for row in rows}
+    assert told == {("old", "accuracy", 64, 0.7), ("old", "accuracy", 128, 0.7)}
+    (frame,) = frames(built)
+    table = pivot(built, frame)
+    assert table["others"] == {
+        "needs no model": {64: 0.1, 128: 0.1},
+        "reference: old <1.0>, not trained here": {64: 0.7, 128: 0.7},
+    }
+    assert {row["label"] for row in built.winners.to_pylist()} == {"lstm", "transformer"}

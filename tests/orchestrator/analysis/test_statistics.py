@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from orchestrator.analysis import statistics
-from orchestrator.analysis.summary import interval
+from orchestrator.analysis.derived import MetricFacts
+from orchestrator.analysis.summary import estimate, interval
 
 
 @pytest.mark.parametrize(
@@ -128,3 +129,19 @@ def test_share_has_the_score_interval_that_scipy_gives(trials: int) -> None:
         ours = statistics.wilson(successes, trials)
         assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-12)
         assert 0 <= ours[0] <= successes / trials <= ours[1] <= 1
+
+
+@pytest.mark.parametrize(
+    ("facts", "bounded"),
+    [
+        (MetricFacts("accuracy", "1", "greater", "difference"), True),
+        (MetricFacts("word error rate", "1", "smaller", "difference"), False),
+        (MetricFacts("BLEU", "BLEU (0-100)", "greater", "difference"), False),
+    ],
+)
+def test_an_accuracy_is_never_more_than_all(facts: MetricFacts, bounded: bool) -> None:
+    values = np.array([1.0, 1.0, 0.98, 0.4])
+    centre, low, high = estimate(values, facts)
+    assert centre == pytest.approx(0.99)
+    assert low is not None and high is not None and low < high
+    assert (high == 1.0) is bounded

@@ -262,6 +262,28 @@ def test_failures_keep_their_row_and_their_message(records: list[Envelope]) -> N
     assert row["train_step_time"] is None
 
 
+def test_shares_are_of_what_the_device_reached_when_the_sweep_began() -> None:
+    cells = measure_cells(WORLD.laws, [256], rounds=5)
+    ceilings = {"flops_per_second": 1e9, "bytes_per_second": 1e9}
+    made = [
+        replace(
+            one,
+            ceilings=ceilings if one.record.cell.round else None,
+            record=replace(one.record, facts={**one.record.facts, "train_step_flops": 2e6}),
+        )
+        for one in enveloped(WORLD.execute(cells))
+    ]
+    rows = tables.build(plan_of(cells), made).cells.to_pylist()
+    assert all(row["bandwidth_share"] is None for row in rows)
+    for row in rows:
+        share = row["flops_share"]
+        assert (
+            share is None
+            if not row["round"]
+            else share == pytest.approx(2e-3 / row["train_step_time"])
+        )
+
+
 def test_run_ids_stand_beside_their_cells(records: list[Envelope]) -> None:
     run_ids = {(CELLS[3].id, ENVIRONMENT.fingerprint): "abc"}
     found = column(tables.build(PLAN, records, run_ids).cells, "run_id")

@@ -1,0 +1,84 @@
+"""The article's figures stand beside measured ones: the right ratio, with its noise, where enough
+of them were measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.analysis import article, tables
+from orchestrator.analysis.tables import Tables
+from tests.simulated_world import (
+    Law,
+    SimulatedWorld,
+    enveloped,
+    measure_cells,
+    plan_of,
+    train_cells,
+)
+from workloads.measurement import Measurement
+
+LAWS = {"lstm": Law(linear=3e-5), "gru": Law(linear=2e-5), "transformer": Law(linear=1e-5)}
+
+
+def built(*metrics: str, batches: tuple[int, ...] = (8, 4)) -> Tables:
+    """Two training lengths and two batches; times follow the laws, and so do, for this test, the
+    seconds to decode a token."""
+    world = SimulatedWorld(laws=LAWS, process_noise=0.01)
+    asked = ("train_step_time", *metrics)
+    cells = measure_cells(LAWS, (256, 512), batch_sizes=batches, metrics=("train_step_time",))
+    made = [
+        replace(
+            one,
+            record=replace(
+                one.record,
+                measurements=(
+                    *one.record.measurements,
+                    *(_as(one.record.measurements[0], name) for name in asked[1:]),
+                ),
+            ),
+        )
+        for one in enveloped(world.execute(cells))
+    ]
+    trained = train_cells(LAWS, (256, 512))
+    return tables.build(
+        plan_of([*cells, *trained]), [*made, *enveloped(world.execute(trained), attempt=2)]
+    )
+
+
+def _as(time: Measurement, name: str) -> Measurement:
+    return replace(time, metric=name, title=name)
+
+
+def test_each_figure_is_a_ratio_at_the_longest_context_and_the_articles_batch() -> None:
+    rows = built("decode_time", "peak_memory").article.to_pylist()
+    found = {(row["metric"], row["label"]): row for row in rows}
+    assert set(found) == {
+        (metric, label)
+        for metric in ("decode_time", "peak_memory", "train_time")
+        for label in ("lstm", "gru")
+    }
+    assert {(row["seq_len"], row["batch"]) for row in rows} == {(512, "4")}
+    lstm = found["train_time", "lstm"]
+    truth = LAWS["lstm"].value("train_step_time", 512, 4) / LAWS["transformer"].value(
+        "train_step_time", 512, 4
+    )
+    assert lstm["ratio"] == pytest.approx(truth, rel=0.03)
+    assert lstm["low"] < lstm["ratio"] < lstm["high"]
+    assert lstm["article_ratio"] == pytest.approx(47 / 9)
+    assert found["decode_time", "gru"]["article_ratio"] == pytest.approx(11 / 23)
+
+
+def test_too_few_figures_are_no_table() -> None:
+    assert built("decode_time").article.num_rows == 0
+
+
+def test_the_articles_figures_are_of_metrics_that_there_are() -> None:
+    assert set(article.FIGURES) == {
+        "train_time",
+        "max_seq_len",
+        "bleu",
+        "peak_memory",
+        "decode_time",
+    }

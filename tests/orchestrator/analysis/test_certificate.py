@@ -1,0 +1,220 @@
+"""The fairness certificate: a fair comparison holds in every clause, what is broken is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.analysis import certificate, tables
+from orchestrator.analysis.tables import Tables
+from orchestrator.conclusion import answer
+from orchestrator.plan import Primary
+from orchestrator.provenance import Envelope
+from orchestrator.search import Edge, Search, Trial
+from tests.orchestrator.made_records import envelope, timed
+from tests.simulated_world import measure_cells, plan_of, train_cell, train_cells
+from workloads import sizing
+from workloads.cell import Cell
+from workloads.measurement import Measurement
+
+CONTEXTS = (64, 128, 256, 512)
+Break = Callable[[Envelope], Envelope]
+
+
+def flops(value: float) -> Measurement:
+    return Measurement(
+        metric="flops_per_token",
+        version=1,
+        unit="FLOP/token",
+        title="FLOPs per token",
+        samples=(value,),
+        deterministic=True,
+    )
+
+
+def timing(broken: Break = lambda one: one, noise: float = 0.01) -> Tables:
+    """Tables of two labels that are measured alike, but for how `broken` changes the challenger."""
+    cells = measure_cells(("lstm", "gru"), CONTEXTS, metrics=("train_step_time", "flops_per_token"))
+    return _built(cells, broken, "train_step_time", 8, lambda cell: 1.0 + noise * _swing(cell))
+
+
+def learning(broken: Break = lambda one: one, searches: tuple[Search, ...] = ()) -> Tables:
+    """The same of two that learn."""
+    cells = train_cells(("lstm", "gru"), CONTEXTS)
+    return _built(
+        cells, broken, "validation_loss", None, lambda cell: 1.0 + 0.01 * _swing(cell), searches
+    )
+
+
+def search(label: str, trials: int = 4, edge: Edge | None = None) -> Search:
+    """A search that is over."""
+    cells = [
+        replace(train_cell(label=label), kind="tune", study="s", trial=number + 1)
+        for number in range(trials)
+    ]
+    return Search(
+        label=label,
+        size=cells[0].size,
+        seq_len=cells[0].seq_len,
+        metric="validation_loss",
+        better="smaller",
+        low=1e-4,
+        high=1e-1,
+        trials=tuple(Trial(cell=cell, stage="range", value=1.0) for cell in cells),
+        chosen={"learning_rate": 1e-3},
+        at_edge=edge,
+    )
+
+
+def _swing(cell: Cell) -> float:
+    return (-1.0) ** (cell.replicate + (cell.label == "gru")) * (1 + cell.seq_len / 1024)
+
+
+def _built(
+    cells: list[Cell],
+    broken: Break,
+    metric: str,
+    batch: int | None,
+    value: Callable[[Cell], float],
+    searches: tuple[Search, ...] = (),
+) -> Tables:
+    envelopes = []
+    for cell in cells:
+        seconds = value(cell)
+        found = [timed("train_step_time", seconds), flops(100.0)]
+        if metric == "validation_loss":
+            found = [
+                Measurement(
+                    metric=metric,
+                    version=1,
+                    unit="nats/token",
+                    title="Validation loss",
+                    samples=(seconds,),
+                )
+            ]
+        made = envelope(cell, *found)
+        order = f"order of seed {cell.seed} at {cell.seq_len}"
+        made = _with_facts(made, data_order=order, kernel_class="fused")
+        envelopes.append(broken(made) if cell.label == "gru" else made)
+    primary = Primary(challenger="gru", metric=metric, batch_size=batch)
+    return tables.build(replace(plan_of(cells, primary=primary), searches=searches), envelopes)
+
+
+def _with_facts(one: Envelope, **facts: Any) -> Envelope:
+    return replace(one, record=replace(one.record, facts={**one.record.facts, **facts}))
+
+
+def clauses(built: Tables, metric: str) -> dict[str, bool | None]:
+    rows = [row for row in built.certificate.to_pylist() if row["metric"] == metric]
+    assert {row["challenger"] for row in rows} == {"gru"}
+    return {row["clause"]: row["holds"] for row in rows}
+
+
+def test_a_fair_timing_holds_in_every_clause_and_nothing_is_said_of_it() -> None:
+    built = timing()
+    assert clauses(built, "train_step_time") == dict.fromkeys(
+        ("parameters", "FLOPs per token", "kernel class", "precision", "device", "noise"), True
+    )
+    assert "fair" not in answer(built)
+
+
+def test_rates_that_nobody_tuned_are_said_of_whoever_learns() -> None:
+    built = learning()
+    found = clauses(built, "validation_loss")
+    assert found.pop("tuning budget") is False
+    assert found.pop("FLOPs per token") is None, "a sweep that only trains does not state them"
+    assert found == dict.fromkeys(
+        ("parameters", "data order", "training tokens", "kernel class", "precision", "device"),
+        True,
+    )
+    assert "Not as fair as it should be: tuning budget (learning rates " in answer(built)
+
+
+@pytest.mark.parametrize(
+    ("clause", "broken"),
+    [
+        ("parameters", lambda one: _with_facts(one, parameters=1_030_000)),
+        ("kernel class", lambda one: _with_facts(one, kernel_class="chunked")),
+        ("kernel class", lambda one: _with_facts(one, kernel_class=None)),
+        (
+            "FLOPs per token",
+            lambda one: replace(
+                one,
+                record=replace(one.record, measurements=one.record.measurements[:1]),
+            ),
+        ),
+    ],
+)
+def test_what_is_broken_of_a_timing_is_named(clause: str, broken: Break) -> None:
+    found = clauses(timing(broken), "train_step_time")
+    assert {name for name, holds in found.items() if not holds} == {clause}
+
+
+def test_a_verdict_between_kernels_of_two_kinds_is_said_to_be_on_implementations() -> None:
+    built = timing(lambda one: _with_facts(one, kernel_class="sequential"))
+    assert (
+        "This compares implementations, not architectures: sequential and fused: torch and torch."
+        in answer(built)
+    )
+
+
+def test_noise_is_named() -> None:
+    built = timing(noise=0.08)
+    assert {n for n, holds in clauses(built, "train_step_time").items() if not holds} == {"noise"}
+    assert "noise (" in answer(built)
+
+
+@pytest.mark.parametrize(
+    ("clause", "broken"),
+    [
+        ("data order", lambda one: _with_facts(one, data_order="another")),
+        ("parameters", lambda one: _with_facts(one, parameters=970_000)),
+    ],
+)
+def test_what_is_broken_of_a_training_is_named(clause: str, broken: Break) -> None:
+    found = clauses(learning(broken), "validation_loss")
+    assert {name for name, holds in found.items() if holds is False} == {clause, "tuning budget"}
+
+
+TUNED = "tuning budget", "optimum inside the range"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "broken"),
+    [
+        (search("gru"), search("lstm"), set()),
+        (search("gru", trials=5), search("lstm"), {TUNED[0]}),
+        (search("gru", edge="low"), search("lstm"), {TUNED[1]}),
+        (search("gru"), search("lstm", edge="high"), {TUNED[1]}),
+    ],
+)
+def test_tuning_is_by_equal_means_and_inside_its_range(
+    ours: Search, theirs: Search, broken: set[str]
+) -> None:
+    built = learning(searches=(ours, theirs))
+    found = clauses(built, "validation_loss")
+    assert {name for name, holds in found.items() if holds is False} == broken
+    assert {found[name] for name in set(TUNED) - broken} <= {True}
+    assert (not broken) == ("fair" not in answer(built))
+
+
+def _cells_of(label: str, cells: list[Cell], **changes: Any) -> list[Cell]:
+    return [replace(cell, **changes) if cell.label == label else cell for cell in cells]
+
+
+@pytest.mark.parametrize(
+    ("clause", "changes"),
+    [("training tokens", {"tokens": 123_456}), ("precision", {"precision": "bfloat16"})],
+)
+def test_cells_that_were_asked_for_unlike_are_named(clause: str, changes: dict[str, Any]) -> None:
+    cells = _cells_of("gru", train_cells(("lstm", "gru"), CONTEXTS), **changes)
+    built = _built(cells, lambda one: one, "validation_loss", None, lambda cell: 1.0)
+    found = clauses(built, "validation_loss")
+    assert {name for name, holds in found.items() if holds is False} == {clause, "tuning budget"}
+
+
+def test_it_asks_no_more_of_parameters_than_the_solver_promises() -> None:
+    assert certificate.PARAMETERS == sizing.TOLERANCE
