@@ -50,6 +50,9 @@ FAIR = (
 )
 
 
+REACHED = ("flops_share", "bandwidth_share")
+
+
 def fairness(cells: list[Row]) -> list[Row]:
     """What each label was built and trained with, per size and kind of cell; several values are
     listed, more than three as their ends."""
@@ -62,9 +65,18 @@ def fairness(cells: list[Row]) -> list[Row]:
             "size": size,
             "kind": kind,
             **{name: _values(cell[name] for cell in group) for name in FAIR},
+            **{name: _shares(cell.get(name) for cell in group) for name in REACHED},
         }
         for (label, size, kind), group in groups.items()
     ]
+
+
+def _shares(values: Iterable[float | None]) -> str:
+    found = sorted(value for value in values if value is not None)
+    if not found:
+        return "–"
+    ends = dict.fromkeys(quantities.percent(end) for end in (found[0], found[-1]))
+    return " to ".join(ends)
 
 
 def _values(values: Iterable[Any]) -> str:

@@ -86,11 +86,13 @@ class Answers:
 
     def remarks(self) -> list[str]:
         """What a count does not show, in sentences."""
+        waiting = sum(cell.is_open for cell in self.plan.cells)
         given_up = sum(bool(self.missing(c)) and self.exhausted(c) for c in self.plan.cells)
         elsewhere, changed = self.elsewhere(), self.other_sources()
         return [
             f"{cells(number)} {what}"
             for number, what in (
+                (waiting, "wait for tuning to say with which settings they are trained"),
                 (given_up, "failed as often as allowed; other code or limits start anew"),
                 (elsewhere, "answered in another environment only; they are kept apart"),
                 (changed, "answered by other source code than today's"),

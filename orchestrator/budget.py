@@ -1,4 +1,4 @@
-"""The device hours a sweep may use: a hard bound over every attempt on record.
+"""The device hours a sweep may use: a hard bound over every attempt, those that a kill cut off too.
 
 An attempt costs its wall time times the share of a device it held: a measure cell a whole one, a
 packed train cell a part.
@@ -7,9 +7,10 @@ packed train cell a part.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from orchestrator.meter import Meter
 from orchestrator.provenance import Envelope
 from workloads.record import RunRecord
 
@@ -20,24 +21,39 @@ BUDGET_SPENT = "stopped: the sweep's device hours are spent"
 
 @dataclass(slots=True)
 class Budget:
-    """Device seconds allowed in all, and spent so far by attempts that have ended."""
+    """Device seconds allowed in all, and spent so far by attempts that have ended; `before` are
+    those of earlier drivers, and `meter` is told of ours."""
 
     allowed: float = math.inf
     spent: float = 0.0
+    before: float = 0.0
+    meter: Meter | None = None
 
     @classmethod
-    def of(cls, device_hours: float | None, envelopes: Iterable[Envelope]) -> Budget:
-        """What a sweep file allows, less what its journal says was spent, whatever became of it."""
-        allowed = math.inf if device_hours is None else device_hours * SECONDS_PER_HOUR
-        return cls(allowed, sum(cost(envelope.record) for envelope in envelopes))
+    def of(
+        cls,
+        device_hours: float | None,
+        envelopes: Collection[Envelope],
+        meter: Meter | None = None,
+    ) -> Budget:
+        """What a sweep file allows, less what its journal and its meter say was spent, whatever
+        became of it."""
+        if device_hours is None:
+            return cls()
+        spent = sum(envelope.record.device_seconds for envelope in envelopes)
+        spent += meter.unrecorded(envelopes) if meter else 0.0
+        return cls(device_hours * SECONDS_PER_HOUR, spent, spent, meter)
 
     def add(self, record: RunRecord) -> None:
         """One more attempt has ended."""
-        self.spent += cost(record)
+        self.spent += record.device_seconds
 
     def left(self, running: Iterable[tuple[float, float]] = ()) -> float:
         """Device seconds still to be had while these (seconds so far, share) run."""
-        return self.allowed - self.spent - sum(seconds * share for seconds, share in running)
+        spent = self.spent + sum(seconds * share for seconds, share in running)
+        if self.meter is not None:
+            self.meter.note(spent - self.before)
+        return self.allowed - spent
 
     @property
     def exhausted(self) -> bool:
@@ -50,8 +66,3 @@ class Budget:
             f"the budget is spent: {spent:.3g} of {allowed:.3g} device hours; {cells_left} cells "
             "are left; raise limits.device_hours to go on"
         )
-
-
-def cost(record: RunRecord) -> float:
-    """Device seconds of one attempt."""
-    return record.seconds * record.device_share

@@ -64,6 +64,8 @@ def name(cell: Cell) -> str:
     """A run's name for people: `lstm 512 x 8 round 0`, `lstm 512 seed 1`."""
     if cell.kind == "measure":
         return f"{cell.label} {cell.seq_len} x {cell.batch_size} round {cell.round}"
+    if cell.kind == "tune":
+        return f"{cell.label} {cell.seq_len} trial {cell.trial} of {cell.study}"
     return f"{cell.label} {cell.seq_len} seed {cell.seed}"
 
 
@@ -72,7 +74,7 @@ def params(cell: Cell) -> dict[str, str]:
     fields = cell.to_dict()
     for left_out in ("schema", "metrics", "limits", "batch_tokens"):
         del fields[left_out]
-    for group in ("options", "task_options", "shell"):
+    for group in ("options", "task_options", "shell", "optimiser"):
         fields.update({f"{group}.{key}": value for key, value in fields.pop(group).items()})
     return {metric_key(key): _param(value) for key, value in fields.items() if value is not None}
 

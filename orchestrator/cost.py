@@ -29,12 +29,19 @@ from workloads.train import schedule_of
 CALLS_PER_LAYER = 40
 # Training runs this many times the small operations of a forward pass.
 TRAINING_CALLS = 4
+# Drawing the batch, clipping and the optimiser, of one update.
+UPDATE_CALLS = 800
 DECODE_STEPS = 192
+GENERATED_TOKENS = 32
 # Untimed calls before the samples (`timing.sample`).
 WARM_UP_CALLS = 2
 CHILD_SECONDS = 0.1
 # A traced training step takes as long as this many plain ones, and one to make the moments.
 TRACED_STEPS = 12
+# A search for a limit costs as much as so many training steps at it.
+LIMIT_TRIES = 12
+# A graph is made, or a process started that serves it, once a metric.
+EXPORT_SECONDS = 2.0
 # What a process holds besides tensors: buffers of libraries, the allocator's own slack.
 PROCESS_BYTES = 100 << 20
 
@@ -53,6 +60,14 @@ class Rates:
     bytes_per_second: float
     call_seconds: float
 
+    @property
+    def ceilings(self) -> dict[str, float]:
+        """What bounds a cell: products and copies."""
+        return {
+            "flops_per_second": self.flops_per_second,
+            "bytes_per_second": self.bytes_per_second,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
@@ -65,10 +80,10 @@ class CostModel:
 
     def predict(self, cell: Cell) -> Prediction:
         """Wall seconds and peak bytes of one cell."""
-        factor = self.factors.get((cell.kind, cell.architecture))
+        factor = self.factors.get((_kind(cell), cell.architecture))
         if factor is None:
             # An architecture not seen yet: as far off as the others were.
-            factors = [f for (kind, _), f in self.factors.items() if kind == cell.kind]
+            factors = [f for (kind, _), f in self.factors.items() if kind == _kind(cell)]
             factor = statistics.median(factors) if factors else 1.0
         seconds = CHILD_SECONDS + factor * _raw_seconds(cell, self.rates)
         return Prediction(seconds=seconds, peak_bytes=_peak_bytes(cell))
@@ -85,9 +100,14 @@ class CostModel:
             # A cell of metrics that cost nothing says nothing of the machine's speed.
             if raw > 0:
                 measured = max(record.seconds - CHILD_SECONDS, 1e-3)
-                ratios.setdefault((cell.kind, cell.architecture), []).append(measured / raw)
+                ratios.setdefault((_kind(cell), cell.architecture), []).append(measured / raw)
         factors = {key: statistics.median(values) for key, values in ratios.items()}
         return CostModel(rates=self.rates, probed=self.probed, factors=factors)
+
+
+def _kind(cell: Cell) -> str:
+    """A trial of tuning takes what training takes."""
+    return "measure" if cell.kind == "measure" else "train"
 
 
 def cost_model(
@@ -130,7 +150,7 @@ def _probe_file(cache: Path, fingerprint: str) -> Path:
 
 
 def _raw_seconds(cell: Cell, rates: Rates) -> float:
-    if cell.kind == "train":
+    if cell.kind != "measure":
         return _training_seconds(cell, rates)
     return sum(_work_seconds(cell, _work_of(cell.task, name), rates) for name in cell.metrics)
 
@@ -144,7 +164,10 @@ def _work_of(task: str, metric: str) -> Work:
 def _forward_seconds(cell: Cell, rates: Rates, batch_size: int) -> float:
     shape = sizing.shape_for(cell)
     flops = batch_size * cell.seq_len * sizing.flops_per_token(shape, cell.seq_len)
-    return flops / rates.flops_per_second + CALLS_PER_LAYER * cell.num_layers * rates.call_seconds
+    device_type = "cpu" if environment.is_cpu(cell.device) else "cuda"
+    calls = float(CALLS_PER_LAYER * cell.num_layers)
+    calls += cell.seq_len * sizing.calls_per_token(shape, device_type)
+    return flops / rates.flops_per_second + calls * rates.call_seconds
 
 
 def _work_seconds(cell: Cell, work: Work, rates: Rates) -> float:
@@ -157,6 +180,14 @@ def _work_seconds(cell: Cell, work: Work, rates: Rates) -> float:
         return _sampled(TRAINING_CALLS * forward)
     if work == "traced_training_step":
         return TRACED_STEPS * TRAINING_CALLS * forward
+    if work == "export":
+        return EXPORT_SECONDS
+    if work == "limit_search":
+        # Tokens grow with the cap: most time goes into the tries close to it.
+        fit = (cell.limits.memory_bytes or 0) / _peak_bytes(cell)
+        return LIMIT_TRIES * TRAINING_CALLS * forward * max(1.0, fit)
+    if work == "generations":
+        return _sampled(forward + GENERATED_TOKENS * _decode_seconds(cell, rates))
     if work == "decoding_steps":
         return forward + DECODE_STEPS * _decode_seconds(cell, rates)
     return 0.0
@@ -179,11 +210,12 @@ def _decode_seconds(cell: Cell, rates: Rates) -> float:
 
 def _training_seconds(cell: Cell, rates: Rates) -> float:
     schedule = schedule_of(cell)
-    return schedule.updates * TRAINING_CALLS * _forward_seconds(cell, rates, schedule.sequences)
+    step = TRAINING_CALLS * _forward_seconds(cell, rates, schedule.sequences)
+    return schedule.updates * (step + UPDATE_CALLS * rates.call_seconds)
 
 
 def _peak_bytes(cell: Cell) -> int:
     shape = sizing.shape_for(cell)
-    batch = schedule_of(cell).micro_batch if cell.kind == "train" else cell.batch_size
+    batch = cell.batch_size if cell.kind == "measure" else schedule_of(cell).micro_batch
     assert batch is not None
     return PROCESS_BYTES + sizing.train_peak_bytes(shape, batch, cell.seq_len, cell.precision)

@@ -15,9 +15,10 @@ from orchestrator.inline import run_inline
 from orchestrator.isolation import Isolation
 from orchestrator.preparation import Job, Machines
 from workloads import environment
-from workloads.cell import Cell
+from workloads.cell import KINDS, Cell
 from workloads.environment import Environment
 from workloads.record import RunRecord
+from workloads.tasks.headway import Hear
 
 Say = Callable[[str], None]
 PeakBytes = Callable[[Cell], int]
@@ -44,8 +45,8 @@ class _Here:
 
     isolation: Isolation
 
-    def everywhere(self, job: Job) -> None:
-        self.isolation.call(job)
+    def everywhere(self, job: Job, hear: Hear) -> None:
+        self.isolation.call(job, hear=hear)
 
     def once(self, job: Job) -> Job:
         return self.isolation.call(job)
@@ -63,14 +64,14 @@ def inline(device: str, cores: Sequence[int]) -> Iterator[Engine]:
             environment.describe(device),
             _Here(isolation),
             run,
-            lambda cells, peak_bytes: {"measure": 1, "train": 1},
+            lambda cells, peak_bytes: dict.fromkeys(KINDS, 1),
         )
 
 
 @contextlib.contextmanager
 def on_ray(device: str, cores: Sequence[int]) -> Iterator[Engine]:
     """This machine, with a Ray of its own."""
-    with Isolation() as isolation:
+    with Isolation(for_cells=False) as isolation:
         isolation.start()  # warms up while Ray starts
         runtime.set_ray_environment()
         from orchestrator.scheduler import RaySession, ray_started, run_on_ray, width

@@ -1,5 +1,5 @@
-"""From a sweep file to its plan: which cells, in which order, each model built once without a
-device.
+"""From a sweep file, and the trials of its tuning so far, to its plan: which cells, in which order,
+each model built once without a device.
 
 Deterministic: no clock, no device, no network.
 """
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from orchestrator import tuning
 from orchestrator.plan import Comparison, Plan, Primary
+from orchestrator.search import Search, Setting
 from orchestrator.spec import Choice, Fault, LoadedSpec, Measure, SweepSpec, resolve_label
+from orchestrator.tuning import Point, Tried
 from workloads import plugins, registry
 from workloads.cell import Cell, Limits
 
 
-def expand(loaded: LoadedSpec) -> Plan:
-    """The cells of a sweep file: measure blocks round by round, then train blocks seed by seed.
+def expand(loaded: LoadedSpec, tried: Tried | None = None) -> Plan:
+    """The cells of a sweep file: measure blocks round by round, the trials of tuning, then train
+    blocks seed by seed. What trains as tuning will say is open until `tried` tells.
 
     Each block is complete (every architecture, size, length and batch once) and in random order of
     its own, drawn from the sweep's name and the block's number: drift of the machine then hits all
@@ -28,8 +32,11 @@ def expand(loaded: LoadedSpec) -> Plan:
         SpecError: a model that cannot be built as asked, found by a dry build of each distinct one.
     """
     spec = loaded.spec
+    searches, settings = _tuning(loaded, tried or Tried())
     blocks = [_measure_block(loaded, r) for r in range(spec.measure.rounds)] if spec.measure else []
-    blocks += [_train_block(loaded, seed) for seed in range(spec.train.seeds)] if spec.train else []
+    blocks.append([trial.cell for search in searches for trial in search.trials])
+    seeds = range(spec.train.seeds if spec.train else 0)
+    blocks += [_train_block(loaded, seed, settings) for seed in seeds]
     blocks = [block for block in blocks if block]
     cells: dict[str, Cell] = {}
     for number, block in enumerate(blocks):
@@ -52,6 +59,7 @@ def expand(loaded: LoadedSpec) -> Plan:
             for choice in spec.choices()
             if not registry.load("architectures", choice.name).matched
         ),
+        searches=tuple(searches),
     )
 
 
@@ -77,36 +85,71 @@ def _shared_fields(loaded: LoadedSpec, choice: Choice, size: int) -> dict[str, A
 
 
 def _measure_block(loaded: LoadedSpec, number: int) -> list[Cell]:
-    """One round. Metrics without noise are taken in the first one only."""
+    """One round. Metrics without noise are taken in the first one only, and those that do not
+    depend on an axis at its smallest value only."""
     spec, part = loaded.spec, loaded.spec.measure
     assert part is not None
-    noisy = [m for m in part.metrics if not registry.metric(spec.task.name, m).deterministic]
-    metrics = tuple(part.metrics if number == 0 else noisy)
+    known = {name: registry.metric(spec.task.name, name) for name in part.metrics}
+    smallest = {"seq_len": min(part.seq_len), "batch_size": min(_batches(part))}
     cells = []
     for choice, size in itertools.product(spec.choices(), spec.model.sizes()):
         shared = _shared_fields(loaded, choice, size)
-        for seq_len, (batch_size, batch_tokens) in itertools.product(part.seq_len, _batches(part)):
+        for seq_len, batch in itertools.product(part.seq_len, _batches(part)):
+            batch_size, batch_tokens = batch
+            here = {"seq_len": seq_len, "batch_size": batch}
+            metrics = tuple(
+                name
+                for name, metric in known.items()
+                if (number == 0 or not metric.deterministic)
+                and all(here[axis] == smallest[axis] for axis in metric.ignores)
+            )
+            if not metrics:
+                continue
             cells.append(
                 Cell(
                     kind="measure",
                     **shared,
                     seq_len=seq_len,
-                    batch_size=batch_size or max(1, round((batch_tokens or 0) / seq_len)),
-                    batch_tokens=batch_tokens,
+                    batch_size=batch_size or max(1, round(batch_tokens / seq_len)),
+                    batch_tokens=batch_tokens or None,
                     round=number,
                     metrics=metrics,
                 )
             )
-    return cells if metrics else []
+    return cells
 
 
-def _batches(part: Measure) -> list[tuple[int | None, int | None]]:
+def _batches(part: Measure) -> list[tuple[int, int]]:
+    """(sequences, tokens) of every batch, one of the two 0."""
     if part.batch_size is not None:
-        return [(size, None) for size in part.batch_size]
-    return [(None, tokens) for tokens in part.batch_tokens or ()]
+        return [(size, 0) for size in part.batch_size]
+    return [(0, tokens) for tokens in part.batch_tokens or ()]
 
 
-def _train_block(loaded: LoadedSpec, seed: int) -> list[Cell]:
+def _tuning(loaded: LoadedSpec, tried: Tried) -> tuple[list[Search], dict[Point, Setting]]:
+    """The searches that the file asks for, and what they have found."""
+    spec = loaded.spec
+    if spec.tune is None or spec.train is None:
+        return [], {}
+    asked = tuning.Asked(
+        space=spec.tune.space(),
+        trials=spec.tune.trials,
+        tokens=spec.tune.tokens,
+        metric=spec.train.judged_by(spec.tune),
+    )
+    return tuning.tuned(_trained(loaded, tuning.SEED), asked, tried)
+
+
+def _train_block(loaded: LoadedSpec, seed: int, settings: Mapping[Point, Setting]) -> list[Cell]:
+    return [
+        cell if setting is None else tuning.trained_with(cell, setting)
+        for cell in _trained(loaded, seed)
+        for setting in [settings.get(tuning.point(cell))]
+    ]
+
+
+def _trained(loaded: LoadedSpec, seed: int) -> list[Cell]:
+    """What is trained at one seed, as the file says."""
     spec, part = loaded.spec, loaded.spec.train
     assert part is not None
     return [
@@ -120,6 +163,7 @@ def _train_block(loaded: LoadedSpec, seed: int) -> list[Cell]:
             learning_rate=_learning_rate(part.learning_rate, choice),
             eval_seq_len=tuple(part.eval_seq_len or ()),
             carry_state=part.carry_state,
+            optimiser=part.optimiser.different(),
             metrics=tuple(part.metrics),
         )
         for choice, size, seq_len in itertools.product(
@@ -128,9 +172,10 @@ def _train_block(loaded: LoadedSpec, seed: int) -> list[Cell]:
     ]
 
 
-def _learning_rate(given: float | dict[str, float], choice: Choice) -> float:
-    """The label's own rate, else the architecture's, else the default."""
-    if isinstance(given, float):
+def _learning_rate(given: float | dict[str, float] | None, choice: Choice) -> float | None:
+    """The label's own rate, else the architecture's, else the default; None where tuning will
+    say."""
+    if given is None or isinstance(given, float):
         return given
     return next(given[key] for key in (choice.label, choice.name, "default") if key in given)
 

@@ -5,10 +5,10 @@ A child costs a fork (milliseconds) instead of an interpreter with torch (second
 same memory every time, has its own death, and leaves nothing behind. `isolation.py` is the other
 end: it sends a job, reads what the child says, and enforces the limits from outside.
 
-Run as `python -m orchestrator.forkserver FD`, where FD is one end of a SOCK_SEQPACKET pair. A
-request is one JSON message with two file descriptors (where events go, where stderr goes); the
-answers are `{"pid": N}` and, when the child is gone, `{"status": WAIT_STATUS}`. When the other end
-closes, the child is killed and the server leaves: nothing outlives the driver.
+Run as `python -m orchestrator.forkserver FD [--few-jobs]`, where FD is one end of a SOCK_SEQPACKET
+pair. A request is one JSON message with two file descriptors (where events go, where stderr goes);
+the answers are `{"pid": N}` and, when the child is gone, `{"status": WAIT_STATUS}`. When the other
+end closes, the child is killed and the server leaves: nothing outlives the driver.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import fcntl
 import gc
 import importlib
 import json
@@ -25,6 +26,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,6 +36,8 @@ PR_SET_PDEATHSIG = 1
 MESSAGE_BYTES = 1 << 20
 MADV_COLLAPSE = 25
 HUGE_PAGE = 2 << 20
+FEW_JOBS = "--few-jobs"
+"""Asks for a server that is soon ready, for a job or two that are no cells."""
 
 # What torch imports late, at the first optimiser step, meta tensor or trace: a second each time.
 _HEAVY = ("torch._dynamo", "torch.optim", "torch.autograd.profiler", "workloads.run")
@@ -41,7 +45,11 @@ _HEAVY = ("torch._dynamo", "torch.optim", "torch.autograd.profiler", "workloads.
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
-    warm_up()
+    with _leaving_with_client(connection):
+        if FEW_JOBS in sys.argv[2:]:
+            importlib.import_module("torch")
+        else:
+            warm_up()
     # A client that died while we said something to it ends us as one that left.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection.send(json.dumps({"ready": True}).encode())
@@ -50,6 +58,19 @@ def main() -> None:
             if not message:
                 return
             _serve(connection, json.loads(message), *descriptors)
+
+
+@contextlib.contextmanager
+def _leaving_with_client(connection: socket.socket) -> Iterator[None]:
+    """For the seconds in which nobody listens to the client: the kernel then ends us (SIGIO) where
+    the client does, which says nothing before we are ready."""
+    flags = fcntl.fcntl(connection, fcntl.F_GETFL)
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(connection, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if select.select([connection], [], [], 0)[0]:
+        sys.exit()  # it left before
+    yield
+    fcntl.fcntl(connection, fcntl.F_SETFL, flags)
 
 
 def warm_up() -> None:
@@ -142,8 +163,7 @@ def _child(job: dict[str, Any], events: int, errors: int) -> None:
 def _run(job: dict[str, Any], out: TextIO) -> int:
     """The job's events, one JSON line each; a failure is the last line."""
     try:
-        for line in jobs.run(job):
-            out.write(line + "\n")
+        jobs.run(job, lambda line: out.write(line + "\n"))
     except Exception as error:
         message = f"{type(error).__name__}: {error}".strip()
         text = traceback.format_exc()

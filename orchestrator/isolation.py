@@ -11,50 +11,40 @@ from __future__ import annotations
 import json
 import math
 import os
-import select
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+from orchestrator import forkserver
 from orchestrator.credentials import secret_names
 from orchestrator.forkserver import kill_group
+from orchestrator.guard import Ended, explain_death, kernel_oom_kills, watch
 from workloads import environment
 from workloads.cell import Cell, Limits
 from workloads.events import Event, Started, assemble, decode, unmeasured
-from workloads.measurement import Measurement, Reason
+from workloads.measurement import Measurement
 from workloads.record import RunRecord
 from workloads.tasks.data import cache_folder
+from workloads.tasks.headway import Hear
 
-POLL_SECONDS = 0.02
 START_SECONDS = 120.0
-STDERR_TAIL_BYTES = 4000
 
 
 class ServerDied(RuntimeError):
     """The fork server itself went away; the job may be tried again."""
 
 
-@dataclass(slots=True)
-class Ended:
-    """How a child ended. `reason` is set where a limit was reached, `error` where it failed."""
-
-    lines: list[str] = field(default_factory=list)
-    reason: Reason | None = None
-    detail: str | None = None
-    error: tuple[str, str] | None = None
-
-
 class Isolation:
-    """A fork server and the one child it may have at a time. Start-up (torch) is paid once."""
+    """A fork server and the one child it may have at a time. Start-up (torch) is paid once; half of
+    it is not paid at all `for_cells=False`, by a server that only prepares and probes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, for_cells: bool = True) -> None:
+        self._for_cells = for_cells
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
 
@@ -84,7 +74,10 @@ class Isolation:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.forkserver", str(theirs.fileno())],
+                [
+                    *(sys.executable, "-m", "orchestrator.forkserver", str(theirs.fileno())),
+                    *([] if self._for_cells else [forkserver.FEW_JOBS]),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 # Ctrl-C is for the driver, which then ends us in order.
@@ -149,13 +142,18 @@ class Isolation:
             error=ended.error,
         )
 
-    def call(self, job: dict[str, Any], limits: Limits | None = None) -> dict[str, Any]:
-        """Run another job (see `jobs.py`) to its end and return its last line.
+    def call(
+        self, job: dict[str, Any], limits: Limits | None = None, hear: Hear | None = None
+    ) -> dict[str, Any]:
+        """Run another job (see `jobs.py`) to its end and return its last line; `hear` is told of
+        its headway.
 
         Raises:
             RuntimeError: it failed or reached a limit; the message says how.
         """
-        ended = self._run_with_retry({"cores": [], **job}, limits or Limits(cell_seconds=3600))
+        ended = self._run_with_retry(
+            {"cores": [], **job}, limits or Limits(cell_seconds=3600), hear
+        )
         if ended.error is not None:
             raise RuntimeError(ended.error[0])
         if ended.reason is not None:
@@ -163,12 +161,14 @@ class Isolation:
         answer: dict[str, Any] = json.loads(ended.lines[-1])
         return answer
 
-    def _run_with_retry(self, job: dict[str, Any], limits: Limits) -> Ended:
+    def _run_with_retry(
+        self, job: dict[str, Any], limits: Limits, hear: Hear | None = None
+    ) -> Ended:
         try:
-            return self._run(job, limits)
+            return self._run(job, limits, hear)
         except ServerDied:
             self.close()
-            return self._run(job, limits)
+            return self._run(job, limits, hear)
 
     def _ready(self) -> socket.socket:
         self.start()
@@ -190,9 +190,9 @@ class Isolation:
         answer: dict[str, Any] = json.loads(message)
         return answer
 
-    def _run(self, job: dict[str, Any], limits: Limits) -> Ended:
+    def _run(self, job: dict[str, Any], limits: Limits, hear: Hear | None) -> Ended:
         connection = self._ready()
-        killed_before = _kernel_oom_kills()
+        killed_before = kernel_oom_kills()
         read_end, write_end = os.pipe()
         with tempfile.TemporaryFile() as errors, os.fdopen(read_end, "rb") as events:
             try:
@@ -204,14 +204,14 @@ class Isolation:
                 os.close(write_end)
             pid = self._receive(START_SECONDS)["pid"]
             try:
-                ended = _watch(pid, events.fileno(), limits)
+                ended = watch(pid, events.fileno(), limits, hear)
                 status = self._receive(START_SECONDS)["status"]
             except BaseException:
                 # The server died, or we are interrupted: what the child started goes with it.
                 kill_group(pid)
                 raise
             if ended.reason is None and ended.error is None and status != 0:
-                _explain_death(ended, status, errors, _kernel_oom_kills() > killed_before)
+                explain_death(ended, status, errors, kernel_oom_kills() > killed_before)
         return ended
 
 
@@ -237,85 +237,6 @@ def child_environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in secret}
     kept.setdefault("TRITON_CACHE_DIR", str(cache_folder() / "triton"))
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-
-
-def _watch(pid: int, descriptor: int, limits: Limits) -> Ended:
-    """Read a child's lines until it closes its end; kill it where it passes a limit."""
-    ended = Ended()
-    clock = time.monotonic()
-    base = _anonymous_bytes(pid)
-    peak = 0
-    buffer = b""
-    while True:
-        readable, _, _ = select.select([descriptor], [], [], POLL_SECONDS)
-        if readable:
-            chunk = os.read(descriptor, 1 << 20)
-            if not chunk:
-                return ended
-            *complete, buffer = (buffer + chunk).split(b"\n")
-            _take_lines(ended, complete)
-        if ended.reason is not None:
-            continue  # killed; what it had written is still being read
-        used = _anonymous_bytes(pid) - base
-        peak = max(peak, used)
-        seconds = time.monotonic() - clock
-        if seconds > limits.cell_seconds:
-            ended.reason = "timeout"
-            ended.detail = f"stopped after {seconds:.1f} s, at {peak:,} bytes of memory"
-        elif limits.memory_bytes is not None and used > limits.memory_bytes:
-            ended.reason = "out_of_memory"
-            ended.detail = (
-                f"stopped at {used:,} bytes, over the cap of {limits.memory_bytes:,} bytes, "
-                f"after {seconds:.1f} s"
-            )
-        if ended.reason is not None:
-            kill_group(pid)
-
-
-def _take_lines(ended: Ended, lines: list[bytes]) -> None:
-    for line in lines:
-        text = line.decode()
-        if text.startswith('{"error":'):
-            message, trace = json.loads(text)["error"]
-            ended.error = (message, trace)
-        elif text:
-            ended.lines.append(text)
-
-
-def _anonymous_bytes(pid: int) -> int:
-    """Memory of the child that no file backs (RssAnon): what it allocated. 0 once it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    _, found, rest = text.partition("RssAnon:")
-    return int(rest.split(None, 1)[0]) * 1024 if found else 0
-
-
-def _explain_death(ended: Ended, status: int, errors: Any, kernel_oom: bool) -> None:
-    """Say how a child died that said nothing of it itself."""
-    errors.seek(0, os.SEEK_END)
-    errors.seek(max(0, errors.tell() - STDERR_TAIL_BYTES))
-    tail = errors.read().decode(errors="replace").strip()
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if number == signal.SIGKILL and kernel_oom:
-            ended.reason, ended.detail = "out_of_memory", "killed by the kernel: no memory left"
-            return
-        message = f"the cell's process died of {signal.Signals(number).name}"
-    else:
-        message = f"the cell's process left with exit code {os.WEXITSTATUS(status)}"
-    ended.error = (message, tail or "(it wrote nothing)")
-
-
-def _kernel_oom_kills() -> int:
-    """How many processes the kernel has killed for lack of memory on this machine so far."""
-    try:
-        text = Path("/proc/vmstat").read_text()
-    except OSError:
-        return 0
-    _, found, rest = text.partition("\noom_kill ")
-    return int(rest.split(None, 1)[0]) if found else 0
 
 
 def _running(events: list[Event]) -> str | None:

@@ -1,20 +1,30 @@
 """What a forked child does for a job: run a cell, prepare a task's data, or probe the machine.
 
-Each job is a generator of JSON lines, read by `isolation.py` in the parent.
+Each job tells JSON lines, read by `guard.py` in the parent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workloads.cell import Cell
 
-def run(job: dict[str, Any]) -> Iterator[str]:
-    """The lines of one job; raises what the work raises."""
-    yield from _JOBS[job["job"]](job)
+Write = Callable[[str], object]
+"""Takes one line."""
+
+
+def data_job(cell: Cell) -> dict[str, Any]:
+    """The job that prepares what this train cell learns from."""
+    return {"job": "prepare", "task": cell.task, "options": dict(cell.task_options)}
+
+
+def run(job: dict[str, Any], write: Write) -> None:
+    """Do one job and write its lines; raises what the work raises."""
+    _JOBS[job["job"]](job, write)
 
 
 def foresee(job: dict[str, Any]) -> None:
@@ -24,7 +34,6 @@ def foresee(job: dict[str, Any]) -> None:
     Not for an accelerator: torch asks the driver for its devices on the way, and a process that has
     opened CUDA cannot be forked.
     """
-    from workloads.cell import Cell
     from workloads.check import check
     from workloads.environment import is_cpu
 
@@ -34,28 +43,36 @@ def foresee(job: dict[str, Any]) -> None:
             check(Cell.from_dict(job["cell"]))
 
 
-def _cell(job: dict[str, Any]) -> Iterator[str]:
-    from workloads.cell import Cell
+def _cell(job: dict[str, Any], write: Write) -> None:
     from workloads.events import encode
     from workloads.run import run
 
     for event in run(Cell.from_dict(job["cell"])):
-        yield encode(event)
+        write(encode(event))
 
 
-def _prepare(job: dict[str, Any]) -> Iterator[str]:
+def _prepare(job: dict[str, Any], write: Write) -> None:
     from workloads import plugins, registry
     from workloads.tasks.data import cache_folder
+    from workloads.tasks.headway import Headway, heard
+
+    def hear(one: Headway) -> None:
+        write(json.dumps({"headway": [one.doing, one.done, one.total]}))
 
     task = registry.load("tasks", job["task"])
-    task.prepare(plugins.build_options(task.options, job["options"]), Path(cache_folder()))
-    yield json.dumps({"prepared": job["task"]})
+    with heard(by=hear):
+        options = plugins.build_options(task.options, job["options"])
+        data = task.prepare(options, Path(cache_folder()))
+    # A length that the data have no window of is said before the first cell.
+    for length in job.get("lengths", ()):
+        data.batch(1, length, seed=0, update=0)
+    write(json.dumps({"prepared": job["task"]}))
 
 
-def _probe(job: dict[str, Any]) -> Iterator[str]:
+def _probe(job: dict[str, Any], write: Write) -> None:
     from workloads.probe import probe
 
-    yield json.dumps({"rates": probe(job["device"])})
+    write(json.dumps({"rates": probe(job["device"])}))
 
 
 _JOBS = {"cell": _cell, "prepare": _prepare, "probe": _probe}

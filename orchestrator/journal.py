@@ -197,7 +197,7 @@ def missing(cell: Cell, merged: Merged | None, versions: Mapping[str, int]) -> t
 
     `versions` are the metrics' present versions. A metric is answered by a finished record at that
     version; where a limit was the reason why it has no samples, that limit must have been no
-    smaller than today's.
+    smaller than today's, and where the cap is what was measured, it must be the same.
     """
     if merged is None:
         return cell.metrics
@@ -214,6 +214,8 @@ def exhausted(merged: Merged | None, cell: Cell, source_hash: str) -> bool:
 def _holds(merged: Merged, cell: Cell, metric: str, version: int) -> bool:
     measurement = merged.measurements.get(metric)
     if measurement is None or measurement.version != version:
+        return False
+    if measurement.memory_bytes not in (None, cell.limits.memory_bytes):
         return False
     then = merged.origin[metric].record.cell.limits
     if measurement.reason == "timeout":

@@ -47,7 +47,7 @@ class Fence:
         """
         highest = max(_numbers(self.folder), default=0)
         if highest > self.number:
-            node = _read(self.folder / str(highest)).get("node", "unknown")
+            node = _said_by(_bytes(self.folder / str(highest))).get("node", "unknown")
             raise LeaseLost(
                 f"{self.folder.parent}: a driver on node {node} has taken this sweep over; this "
                 "one stops and writes nothing more"
@@ -172,7 +172,8 @@ def _await_stillness(path: Path, alone: bool, say: Callable[[str], None]) -> Non
     Raises:
         SweepLocked: its beat moves.
     """
-    said, content = _read(path), _bytes(path)
+    content = _bytes(path)
+    said = _said_by(content)
     if said.get("released") or (alone and said.get("boot") == _boot()):
         return
     node, pid = said.get("node", "unknown"), said.get("pid", "?")
@@ -183,22 +184,23 @@ def _await_stillness(path: Path, alone: bool, say: Callable[[str], None]) -> Non
     deadline = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < deadline:
         time.sleep(min(0.1, WATCH_SECONDS))
-        if _read(path).get("released"):
+        now = _bytes(path)
+        if _said_by(now).get("released"):
             return
-        if _bytes(path) != content:
+        if now != content:
             raise SweepLocked(
                 f"{path.parent.parent}: process {pid} on node {node} is working on this sweep; "
                 "wait for it, or stop it there with Ctrl-C"
             )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _said_by(content: bytes) -> dict[str, Any]:
     """What a lease says; nothing where it was not written completely."""
     try:
-        content = json.loads(_bytes(path))
+        said = json.loads(content)
     except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
+    return said if isinstance(said, dict) else {}
 
 
 def _bytes(path: Path) -> bytes:

@@ -7,25 +7,30 @@ Each is a job in a child of its own, so no driver or worker loads data or touche
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator import cost
 from orchestrator.errors import UserError
+from orchestrator.jobs import data_job
 from orchestrator.plan import Plan
 from orchestrator.spec import LoadedSpec
 from workloads import plugins, registry
-from workloads.cell import Cell
 from workloads.environment import Environment
+from workloads.tasks.headway import Hear
 
 Job = dict[str, Any]
+TIMED = frozenset({"train_step_time", "decode_time"})
+"""Metrics that are held against what the device reaches at best now; for predictions, what it
+reached once will do."""
 
 
 class Machines(Protocol):
     """The machines that run a sweep's cells, as one: this one, or a cluster's."""
 
-    def everywhere(self, job: Job) -> None:
-        """Do a job on each of them. Raises RuntimeError."""
+    def everywhere(self, job: Job, hear: Hear) -> None:
+        """Do a job on each of them, and tell how far it is. Raises RuntimeError."""
         ...
 
     def once(self, job: Job) -> Job:
@@ -34,18 +39,16 @@ class Machines(Protocol):
 
 
 def data_jobs(plan: Plan) -> list[Job]:
-    """One job for the data of each task that a train cell of the plan needs."""
+    """One job for the data of each task that a cell of the plan learns, with the lengths it is to
+    have windows of."""
     jobs: dict[str, Job] = {}
+    lengths: dict[str, set[int]] = {}
     for cell in plan.cells:
-        if cell.kind == "train":
+        if cell.kind != "measure":
             job = data_job(cell)
             jobs[repr(job)] = job
-    return list(jobs.values())
-
-
-def data_job(cell: Cell) -> Job:
-    """The job that prepares what this train cell learns from."""
-    return {"job": "prepare", "task": cell.task, "options": dict(cell.task_options)}
+            lengths.setdefault(repr(job), set()).add(cell.seq_len)
+    return [{**job, "lengths": sorted(lengths[name])} for name, job in jobs.items()]
 
 
 def check_data(loaded: LoadedSpec, plan: Plan) -> None:
@@ -62,9 +65,15 @@ def check_data(loaded: LoadedSpec, plan: Plan) -> None:
 
 
 def prepare(
-    plan: Plan, cache: Path, machines: Machines, where: Environment, say: Callable[[str], None]
+    plan: Plan,
+    cache: Path,
+    machines: Machines,
+    where: Environment,
+    say: Callable[[str], None],
+    shown: Callable[[], AbstractContextManager[Hear]],
 ) -> None:
-    """Prepare the data, and probe machines like `where` if none was probed yet.
+    """Prepare the data, and probe machines like `where`: what they reach at best is the ceiling
+    that cells are held against. `shown` is entered for what takes a while, and given its headway.
 
     Raises:
         UserError: the data cannot be had; says why.
@@ -72,21 +81,23 @@ def prepare(
     for job in data_jobs(plan):
         say(f"data for {job['task']}: checking, preparing where needed")
         try:
-            machines.everywhere(job)
+            with shown() as hear:
+                machines.everywhere(job, hear)
         except RuntimeError as error:
             raise UserError(f"{job['task']}: its data cannot be prepared: {error}") from None
-    if cost.read_probe(cache, where.fingerprint) is None:
+    timed = any(set(cell.metrics) & TIMED for cell in plan.cells)
+    if timed or cost.read_probe(cache, where.fingerprint) is None:
         _probe(plan.cells[0].device, cache, machines, where, say)
 
 
 def _probe(
     device: str, cache: Path, machines: Machines, where: Environment, say: Callable[[str], None]
 ) -> None:
-    say(f"probing how fast {device} is, for predictions")
+    say(f"probing how fast {device} is at best")
     try:
         rates = machines.once({"job": "probe", "device": device})["rates"]
     except RuntimeError as error:
-        # Only predictions start from the rates; typical ones will do.
-        say(f"the probe did not work ({error}); predictions start from typical rates")
+        # Earlier rates will do, or typical ones.
+        say(f"the probe did not work ({error}); predictions start from other rates")
         return
     cost.write_probe(cache, where.fingerprint, rates)

@@ -1,15 +1,22 @@
-"""What a person sees while a sweep runs: cells done, time to go, and failures as they happen."""
+"""What a person sees while a sweep runs: data in preparation, cells done, time to go, and failures
+as they happen."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from workloads.cell import Cell
+from workloads.cell import KINDS, Cell
 from workloads.record import RunRecord
+from workloads.tasks.headway import Headway, Hear
+
+LONG_STAGE_SECONDS = 5.0
+"""What takes longer is told in a log, too."""
 
 
 class LiveProgress:
@@ -32,7 +39,7 @@ class LiveProgress:
         self._done = 0
         self._announced = 0
         self._said: set[tuple[object, ...]] = set()
-        self.width: Mapping[str, int] = {"measure": 1, "train": 1}
+        self.width: Mapping[str, int] = dict.fromkeys(KINDS, 1)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -94,11 +101,42 @@ class LiveProgress:
             self.say(f"{self._done} of {self._total} cells, {to_go}")
 
 
+@contextlib.contextmanager
+def headway_shown(console: Console) -> Iterator[Hear]:
+    """A bar for each stage of a preparation, gone when that is over; elsewhere than on a terminal a
+    line for each that was long."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    stages: dict[str, tuple[TaskID, float]] = {}
+
+    def hear(one: Headway) -> None:
+        if one.doing not in stages:
+            stages[one.doing] = bar.add_task(one.doing), time.monotonic()
+        task, begun = stages[one.doing]
+        bar.update(task, description=one.words, total=one.total, completed=one.done)
+        seconds = time.monotonic() - begun
+        if one.done == one.total and bar.disable and seconds > LONG_STAGE_SECONDS:
+            console.print(f"{one.words}, {duration(seconds)}", highlight=False, markup=False)
+
+    with bar:
+        yield hear
+
+
 def describe(cell: Cell) -> str:
     """A cell in words: `train transformer, context 256, seed 3`."""
     batch = f", batch {cell.batch_size}" if cell.batch_size else ""
-    which = "round" if cell.kind == "measure" else "seed"
-    return f"{cell.kind} {cell.label}, context {cell.seq_len}{batch}, {which} {cell.replicate}"
+    which = f"seed {cell.seed}"
+    if cell.kind == "measure":
+        which = f"round {cell.round}"
+    elif cell.kind == "tune":
+        which = f"trial {cell.trial} at learning rate {cell.learning_rate}"
+    return f"{cell.kind} {cell.label}, context {cell.seq_len}{batch}, {which}"
 
 
 def duration(seconds: float) -> str:

@@ -42,7 +42,8 @@ class Envelope:
     """One record with its logistics. `attempt` counts from 1 per cell and environment; `node` is an
     opaque hash, for host names do not belong into records. `key` is unique to this attempt and
     names its file in the journal. `epoch` is the number of its driver's lease, `sequence` counts
-    that driver's records from 1; both are 0 in records older than leases.
+    that driver's records from 1; both are 0 in records older than leases. `ceilings` are the rates
+    that the device reached at best when the sweep began: `flops_per_second`, `bytes_per_second`.
     """
 
     record: RunRecord
@@ -55,6 +56,7 @@ class Envelope:
     prediction: Prediction | None
     epoch: int = 0
     sequence: int = 0
+    ceilings: Mapping[str, float] | None = None
 
     @property
     def finished_at(self) -> float:
@@ -88,6 +90,7 @@ class Envelope:
                 "seconds": self.prediction.seconds,
                 "peak_bytes": self.prediction.peak_bytes,
             },
+            "ceilings": None if self.ceilings is None else dict(self.ceilings),
             "record": self.record.to_dict(),
         }
 
@@ -111,6 +114,7 @@ class Envelope:
                 node=data["node"],
                 source=Source(**data["source"]),
                 prediction=None if prediction is None else Prediction(**prediction),
+                ceilings=data.get("ceilings"),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"envelope is not readable: {error!r}") from None

@@ -78,6 +78,9 @@ def render(tables: Tables, plots: Path) -> str:
         summary=[pivot(tables, frame) for frame in shown],
         scaling=folded(scaling(tables, shown)),
         fairness=account.fairness(cells),
+        certificate=certificate(tables, shown),
+        searches=searches(tables),
+        article=tables.article.to_pylist(),
         families=families(tables),
         front=front(tables),
         long=LONG,
@@ -163,6 +166,40 @@ def comparisons(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
     ]
 
 
+def certificate(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
+    """The clauses of the fairness certificate by block, the primary comparison's first: a row per
+    challenger, a column per clause."""
+    known = {frame.key: frame for frame in shown}
+    first = next((_pair(row)[:-1] for row in tables.crossovers.to_pylist() if row["primary"]), None)
+    blocks: dict[tuple[Any, ...], list[Row]] = {}
+    for row in tables.certificate.to_pylist():
+        blocks.setdefault(_pair(row)[:-1], []).append(row)
+    found = []
+    for key in sorted(blocks, key=lambda key: key != first):
+        by_challenger: dict[str, dict[str, Row]] = {}
+        for row in blocks[key]:
+            by_challenger.setdefault(row["challenger"], {})[row["clause"]] = row
+        found.append(
+            {
+                "title": known[key].title if key in known else key[0],
+                "conditions": _told(blocks[key][0]),
+                "clauses": list(dict.fromkeys(row["clause"] for row in blocks[key])),
+                "rows": [{"challenger": name, "clauses": of} for name, of in by_challenger.items()],
+            }
+        )
+    return found
+
+
+def searches(tables: Tables) -> list[Row]:
+    """A row per search of tuning: its trials, the tokens they took, and what it chose."""
+    found: dict[str, Row] = {}
+    for trial in tables.tuning.to_pylist():
+        row = found.setdefault(trial["study"], {**trial, "trials": 0, "spent": 0})
+        row["trials"] += 1
+        row["spent"] += trial["tokens"]
+    return list(found.values())
+
+
 def folded(blocks: list[dict[str, Any]], *, open_first: bool = False) -> list[dict[str, Any]]:
     """The blocks as tables: a long one is a table by itself that opens on demand, unless it is the
     first and that is what the reader came for; short neighbours share one."""
@@ -177,7 +214,8 @@ def folded(blocks: list[dict[str, Any]], *, open_first: bool = False) -> list[di
 
 def pivot(tables: Tables, frame: Frame) -> dict[str, Any]:
     """One metric's medians as a table: a row per label, a column per context. Where the rows are
-    many, the pair of the answer comes first."""
+    many, the pair of the answer comes first. `others` are beside the labels and not compared: what
+    needs no model, and models that were not trained here."""
     by_label: dict[str, dict[int, Row]] = {}
     rows = frame.rows
     if len({row["label"] for row in rows}) > LONG:
@@ -185,6 +223,15 @@ def pivot(tables: Tables, frame: Frame) -> dict[str, Any]:
         rows = tuple(sorted(rows, key=lambda row: order.get(row["label"], len(order))))
     for row in rows:
         by_label.setdefault(row["label"], {})[row["seq_len"]] = row
+    others: dict[str, dict[int, float]] = {}
+    for row in frame.rows:
+        if row["trivial"] is not None:
+            others.setdefault("needs no model", {})[row["seq_len"]] = row["trivial"]
+    for row in tables.references.to_pylist():
+        if (row["metric"], row["task"]) == (frame.metric, frame.task):
+            others.setdefault(f"reference: {row['title']}, not trained here", {})[
+                row["seq_len"]
+            ] = row["value"]
     return {
         "title": frame.title,
         "conditions": conditions(tables, frame),
@@ -193,6 +240,7 @@ def pivot(tables: Tables, frame: Frame) -> dict[str, Any]:
         "contexts": frame.contexts,
         "replicates": sorted({row["replicates"] or 0 for row in frame.rows}),
         "rows": by_label,
+        "others": others,
     }
 
 

@@ -14,6 +14,7 @@ from orchestrator import full_disk
 from orchestrator.errors import DiskFull, SweepLocked, UserError
 from orchestrator.journal import Journal
 from orchestrator.lease import Fence, Lease
+from orchestrator.meter import Meter
 
 DEFAULT_ROOT = Path("results")
 
@@ -40,6 +41,10 @@ class Results:
     def journal(self, allowed: Callable[[], object] = lambda: None) -> Journal:
         """The sweep's journal; `allowed` raises where this process may not write (any more)."""
         return Journal(self.folder / "journal", allowed)
+
+    def meter(self, number: int, allowed: Callable[[], object]) -> Meter:
+        """What is used of the sweep's budget, for the driver whose lease has this number."""
+        return Meter(self.folder / "used", number, allowed)
 
     def fence(self, lease: int) -> Fence:
         """The right to write under the lease of that number."""

@@ -81,6 +81,7 @@ def run_sweep(
             node=record.node or provenance.node_name(),
             source=provenance.source(),
             prediction=model.predict(cell),
+            ceilings=model.rates.ceilings if model.probed else None,
         )
         patiently(partial(journal.append, envelope), journal.folder, watcher.say)
         follower.notify()

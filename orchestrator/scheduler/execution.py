@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from orchestrator.scheduler.tune_run import MAX_WORKER_FAILURES, Event, TuneRun
 from orchestrator.scheduler.watch import Watch
 from orchestrator.scheduler.worker import Assignment
 from workloads import environment
-from workloads.cell import Cell
+from workloads.cell import KINDS, Cell
 from workloads.record import RunRecord
 
 TICK_SECONDS = 1.0
@@ -35,30 +36,32 @@ def run_on_ray(
     budget: Budget | None = None,
     say: Say = lambda text: None,
 ) -> Generator[Answer, None, None]:
-    """Answer the cells: measure cells first, each with a whole device to itself; then train cells,
-    which share devices by the memory they are predicted to peak at; then again, alone, those that
-    needed more.
+    """Answer the cells: measure cells first, each with a whole device to itself; then those that
+    train, which share devices by the memory they are predicted to peak at; then again, alone, those
+    of them that needed more.
 
     Closing it stops what runs and leaves no process behind.
 
     Raises:
         EngineLost: the cluster went away.
     """
+    session.joined()
     crew = _Crew(session, budget or Budget(), say)
-    for kind in ("measure", "train"):
+    for measured in (True, False):
         if session.folder is not None:
             runtime.keep_off((), session.cores, session.folder)
-        of_kind = [crew.assign(cell, peak_bytes(cell)) for cell in cells if cell.kind == kind]
-        if kind == "measure" and of_kind:
-            crew.mention_small_nodes(of_kind[0].cell.device)
-        yield from crew.answer(of_kind)
+        chosen = [cell for cell in cells if (cell.kind == "measure") == measured]
+        if measured and chosen:
+            crew.mention_small_nodes(chosen[0].device)
+        yield from crew.answer([crew.assign(cell, peak_bytes(cell)) for cell in chosen])
 
 
 def width(
     cells: Sequence[Cell], session: RaySession, peak_bytes: Callable[[Cell], int]
 ) -> dict[str, int]:
-    """How many cells of each kind run side by side: of train cells, as many as of the largest."""
-    found = {"measure": 1, "train": 1}
+    """How many cells of each kind run side by side: of those that train, as many as of the
+    largest."""
+    found: dict[str, int] = dict.fromkeys(KINDS, 1)
     for kind in found:
         shares = [
             placement.asked(cell, peak_bytes(cell), session.nodes)
@@ -74,11 +77,12 @@ def width(
 @dataclass(slots=True)
 class _Wave:
     """The cells of one Tune run: which are open, held by a node that may not run them, crowded out,
-    placed with a worker, or running since when."""
+    given up by Tune before their time, placed with a worker, or running since when."""
 
     open: dict[str, Assignment]
     held: dict[str, Assignment] = field(default_factory=dict)
     crowded: dict[str, Assignment] = field(default_factory=dict)
+    again: dict[str, Assignment] = field(default_factory=dict)
     placed: set[str] = field(default_factory=set)
     running: dict[str, float] = field(default_factory=dict)
 
@@ -99,6 +103,8 @@ class _Crew:
         self._session, self._budget, self._say = session, budget, say
         self._excluded = session.unfit
         self._watch = Watch(session)
+        self._deaths: Counter[str] = Counter()
+        self._given_up: Counter[str] = Counter()
 
     def assign(self, cell: Cell, peak_bytes: int) -> Assignment:
         return Assignment(cell, placement.asked(cell, peak_bytes, self._session.nodes))
@@ -113,7 +119,7 @@ class _Crew:
         while todo and not self._budget.exhausted:
             wave = yield from self._wave(todo)
             alone = [Assignment(one.cell, self._whole(one.cell)) for one in wave.crowded.values()]
-            todo = [*wave.held.values(), *alone]
+            todo = [*wave.held.values(), *wave.again.values(), *alone]
 
     def _whole(self, cell: Cell) -> placement.Share:
         return placement.whole_device(cell.device, self._session.nodes)
@@ -148,6 +154,7 @@ class _Crew:
         if event.started:
             wave.running[cell_id] = time.monotonic()
         said, assignment = event.said or {}, wave.open.get(cell_id)
+        self._deaths[cell_id] += cell_id in wave.running and (event.retried or event.died)
         answer = None
         # A worker that dies after it answered is an error to Tune, but its cell is answered.
         if assignment is not None:
@@ -155,24 +162,39 @@ class _Crew:
                 answer = assignment.cell, RunRecord.from_dict(json.loads(said["record"]))
             elif "crowded" in said:
                 wave.crowded[cell_id] = wave.open.pop(cell_id)
+                self._say(f"{assignment.cell.label}: more memory than predicted; runs again alone")
             elif said.get("refused"):
                 self._refuse(wave, cell_id, said["node"], said["refused"])
+            elif event.died and (why := self._given_up_for(cell_id)):
+                answer = assignment.cell, self._lost(wave, cell_id, why)
             elif event.died:
-                message = f"its worker died {MAX_WORKER_FAILURES + 1} times"
-                answer = assignment.cell, self._lost(wave, cell_id, message)
+                wave.again[cell_id] = wave.open.pop(cell_id)
         if answer is not None:
             del wave.open[cell_id]
-        if event.retried and cell_id in wave.open:
+        if (event.retried and cell_id in wave.open) or (event.died and cell_id in wave.again):
             self._say("the worker of a cell died; another one runs it again")
         if event.ended:
             self._account(wave, cell_id)
         return answer
 
+    def _given_up_for(self, cell_id: str) -> str | None:
+        """Why a cell that Tune gives up is lost; None where it has not had its tries.
+
+        Tune gives up early: at the second news of one death, and where nodes that it does not know
+        to be dead yet are given the cell again and again.
+        """
+        self._given_up[cell_id] += 1
+        if self._deaths[cell_id] > MAX_WORKER_FAILURES:
+            return f"its worker died {self._deaths[cell_id]} times"
+        if self._given_up[cell_id] > MAX_WORKER_FAILURES:
+            return f"no worker for it could be kept alive, in {self._given_up[cell_id]} rounds"
+        return None
+
     def _account(self, wave: _Wave, cell_id: str) -> None:
         """An attempt has ended. One that no record tells of has used up device time, too."""
         wave.placed.discard(cell_id)
         since, assignment = wave.running.pop(cell_id, None), wave.open.get(cell_id)
-        assignment = assignment or wave.crowded.get(cell_id)
+        assignment = assignment or wave.crowded.get(cell_id) or wave.again.get(cell_id)
         if since is not None and assignment is not None and cell_id not in wave.held:
             self._budget.spent += (time.monotonic() - since) * assignment.share.of_device
         # Where a refusing node died, its cell is tried elsewhere by Tune itself.
@@ -197,7 +219,8 @@ class _Crew:
     def _lost(self, wave: _Wave, cell_id: str, message: str) -> RunRecord:
         """The record of a cell that no worker has answered."""
         assignment = wave.open[cell_id]
-        seconds = time.monotonic() - wave.running.get(cell_id, time.monotonic())
+        now = time.monotonic()
+        seconds = now - wave.running.get(cell_id, now)
         return RunRecord(
             cell=assignment.cell,
             status="lost",

@@ -55,7 +55,7 @@ def _job(job: dict[str, Any]) -> dict[str, Any]:
     """Runs on a node: a job in a child of its own, as a worker would."""
     forget_secrets()
     try:
-        with Isolation() as isolation:
+        with Isolation(for_cells=False) as isolation:
             return {"answer": isolation.call(job)}
     except RuntimeError as error:
         return {"error": str(error)}

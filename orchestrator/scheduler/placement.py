@@ -20,6 +20,9 @@ WORKER_BYTES = 512 << 20
 """What a worker and its warm fork server hold beside the cell itself."""
 CONTEXT_BYTES = 768 << 20
 """Memory of a GPU that each process takes for its context, outside of what torch allocates."""
+HANDED_OUT = 0.75
+"""Of the memory that the cores leave over, so much is handed out: Ray counts what was free when a
+node came up, and one that joins later may have found less."""
 KIND_SHARE = 0.001
 """Of a node's `accelerator_type`, which says what kind its GPUs are: enough to be sent there."""
 
@@ -92,8 +95,11 @@ def _packed_on_cpu(cell: Cell, reserved: int, nodes: Sequence[NodeShape]) -> Sha
     fits = [node for node in nodes if node.cpus >= threads and node.memory >= held]
     if not fits:
         return whole_device(cell.device, nodes)
+    # Memory that the cores leave over is handed out, too: a prediction may be too low.
+    left = min(node.memory // min(node.cpus // threads, node.memory // held) for node in fits)
+    held = max(held, math.floor(HANDED_OUT * left))
     part = max(max(threads / node.cpus, held / node.memory) for node in fits)
-    return Share((("CPU", float(threads)), ("memory", float(held))), part, reserved)
+    return Share((("CPU", float(threads)), ("memory", float(held))), part, held - WORKER_BYTES)
 
 
 def _packed_on_gpu(cell: Cell, reserved: int, nodes: Sequence[NodeShape]) -> Share:

@@ -7,12 +7,13 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.air._internal import usage
 
 from orchestrator import runtime
 from orchestrator.credentials import secrets_hidden
@@ -28,8 +29,10 @@ from orchestrator.scheduler.nodes import (
     with_class,
 )
 from orchestrator.scheduler.placement import NodeShape
+from orchestrator.scheduler.sentinel import Sentinel, answers, head_in
 from workloads import environment
 from workloads.environment import Environment
+from workloads.tasks.headway import Hear, counted, heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +58,17 @@ class RaySession:
     workers: tuple[str, ...] = ()
     unfit: frozenset[str] = frozenset()
     head: tuple[str, int] | None = None
+    joined: Callable[[], object] = lambda: None
+    """To be called when cells are about to run: the joining is over."""
 
-    def everywhere(self, job: dict[str, Any]) -> None:
+    def everywhere(self, job: dict[str, Any], hear: Hear) -> None:
         """Run a job (`jobs.py`) on every node that runs cells, on all at once; a node that leaves
         meanwhile runs none. Raises RuntimeError."""
         tasks = [(node, on_node(node).remote(job)) for node in self.workers]
-        for node, task in tasks:
-            with contextlib.suppress(NodeGoneError):
-                outcome_of(node, task)
+        with heard(by=hear):
+            for node, task in counted(tasks, "nodes"):
+                with contextlib.suppress(NodeGoneError):
+                    outcome_of(node, task)
 
     def once(self, job: dict[str, Any]) -> dict[str, Any]:
         """Run a job on one of them, on a device that is free; its answer. Raises RuntimeError."""
@@ -103,14 +109,19 @@ def cluster_joined(address: str, device: str, say: Say) -> Iterator[RaySession]:
     Raises:
         UserError: it cannot be reached, or its nodes cannot run the cells; says why.
     """
+    cannot = f"{address}: cannot be joined as a Ray cluster from this machine"
     with runtime.runtime_folder() as folder, contextlib.ExitStack() as stack:
+        head = head_in(address)
+        if head is not None and not answers(head):
+            raise UserError(f"{cannot}: nobody listens there")
+        sentinel = Sentinel(head)
+        stack.callback(sentinel.stop)
         try:
             stack.enter_context(_initialised({"address": address}))
+            stack.callback(sentinel.stop)  # before Ray goes down, which takes a while
         except Exception as error:
             said = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(
-                f"{address}: cannot be joined as a Ray cluster from this machine: {said[0]}"
-            ) from None
+            raise UserError(f"{cannot}: {said[0]}") from None
         code = survey.code_hash()
         found = with_class(device, code, say)
         fit = survey.judged(found, device, code)
@@ -125,6 +136,7 @@ def cluster_joined(address: str, device: str, say: Say) -> Iterator[RaySession]:
             workers=tuple(node.node_id for node in fit),
             unfit=frozenset(node.node_id for node in survey.mistakable(found, fit)),
             head=(host.strip("[]"), int(port)),
+            joined=sentinel.stop,
         )
 
 
@@ -134,6 +146,8 @@ def _initialised(options: Mapping[str, Any]) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     # What a cluster tells every driver of its nodes, each time in a page of text.
     ray._private.worker._worker_logs_enabled = False
+    # Statistics of use are off; to count callbacks for them, Tune would import all of MLflow.
+    usage.tag_callbacks = lambda callbacks: False
     on_term = signal.getsignal(signal.SIGTERM)
     # A cluster's workers do not inherit where plug-ins lie.
     plugins = {"WORKLOADS_PLUGINS": os.environ.get("WORKLOADS_PLUGINS", "")}

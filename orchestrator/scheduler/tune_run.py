@@ -7,6 +7,7 @@ what happened is in the journal alone.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -23,7 +24,7 @@ from orchestrator.scheduler.session import RaySession
 from orchestrator.scheduler.worker import Assignment, CellRunner, Post, Ticket, ticket_of
 
 MAX_WORKER_FAILURES = 2
-"""How often Tune tries a cell again whose worker died, before it is `lost`."""
+"""How often a cell is tried again whose worker died, before it is `lost`."""
 POLL_SECONDS = 0.1
 END_SECONDS = 20.0
 """How long Tune may take to end once it was told to."""
@@ -33,8 +34,8 @@ END_SECONDS = 20.0
 class Event:
     """Something that happened to a cell: `said` is what its worker returned; `placed`, `started`
     and `ended` are of an attempt, which a new worker starts only when it is ready; `retried` says
-    that its worker died and another takes over, `died` that none survived it. `over` is the end of
-    the run, with the error that ended it."""
+    that its worker died and another takes over, `died` that Tune tries no more. `over` is the end
+    of the run, with the error that ended it."""
 
     cell_id: str = ""
     placed: bool = False
@@ -95,6 +96,10 @@ class _Reporter(tune.Callback):
 
     def _put(self, trial: Trial, **what: Any) -> None:
         self._events.put(Event(ticket_of(trial.config).cell_id, **what))
+
+
+# It lists, as an error, the trials it did not complete: which cells those were is said by us.
+logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 
 
 class _Stop(tune.Stopper):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ import ray
 
 from orchestrator.errors import EngineLost
 from orchestrator.scheduler.nodes import alive
+from orchestrator.scheduler.sentinel import answers
 from orchestrator.scheduler.session import RaySession
 
 POLL_SECONDS = 2.0
@@ -32,14 +32,12 @@ class Watch:
         if head is None or now - self.looked_at < POLL_SECONDS:
             return
         self.looked_at = now
-        try:
-            socket.create_connection(head, timeout=POLL_SECONDS).close()
-        except OSError:
+        if not answers(head):
             if now - self.heard_at > HEAD_PATIENCE:
                 raise EngineLost(
                     f"the Ray cluster's head at {head[0]}:{head[1]} has been gone for "
                     f"{now - self.heard_at:.0f} s"
-                ) from None
+                )
             return
         self.heard_at = now
         self._look_around()

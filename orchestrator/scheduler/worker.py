@@ -21,7 +21,7 @@ from ray.util.placement_group import placement_group
 from orchestrator import provenance, runtime
 from orchestrator.credentials import forget_secrets
 from orchestrator.isolation import Isolation, is_cut_short
-from orchestrator.preparation import data_job
+from orchestrator.jobs import data_job
 from orchestrator.scheduler.placement import Share, cores_beside
 from orchestrator.scheduler.session import Expected
 from orchestrator.scheduler.survey import code_hash
@@ -126,7 +126,7 @@ class CellRunner(tune.Trainable):
 
     def _data(self, cell: Cell) -> str | None:
         """A node that joined later prepares its data now, outside of any cell's time."""
-        if cell.kind == "train":
+        if cell.kind != "measure":
             try:
                 self._isolation.call(data_job(cell))
             except RuntimeError as error:

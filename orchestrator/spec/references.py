@@ -6,7 +6,7 @@ between others; what cannot be read for a fault of its own is taken to be right 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from orchestrator.spec.choices import DEFAULT_RATE, Choice, chooser, resolve_lab
 from orchestrator.spec.sentences import Fault, shorten, shown, unknown
 from orchestrator.spec.strict_yaml import Place
 from workloads import registry
+from workloads.plugins import is_by_length
 
 
 def faults_between_keys(data: Mapping[str, Any]) -> Iterator[Fault]:
@@ -25,7 +26,8 @@ def faults_between_keys(data: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _model_faults(_mapping(data, "model"))
     yield from _batch_faults(_mapping(data, "measure"))
     yield from _metric_faults(data)
-    yield from _rate_faults(_mapping(data, "train"), subjects)
+    yield from _rate_faults(data, subjects)
+    yield from _tune_faults(data)
     yield from _compare_faults(_mapping(data, "compare"), subjects)
     yield from _primary_faults(data)
 
@@ -108,12 +110,44 @@ def _metric_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
                 yield (part, "metrics", i), f"{name!r} belongs under {other}.metrics"
             else:
                 yield (part, "metrics", i), unknown("metric", name, names)
+    yield from _cap_faults(data)
+    yield from _length_faults(_mapping(data, "train"), known.get("train", []))
 
 
-def _rate_faults(train: Mapping[str, Any], subjects: _Subjects) -> Iterator[Fault]:
-    """What `learning_rate` names must be labels or names, and every architecture have a rate."""
+def _cap_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is measured under a cap needs one."""
+    for i, name in enumerate(_list(_mapping(data, "measure"), "metrics")):
+        known = isinstance(name, str) and name in registry.names("metrics")
+        if (
+            known
+            and registry.load("metrics", name).capped
+            and not _mapping(data, "limits").get("memory_bytes")
+        ):
+            yield (
+                ("measure", "metrics", i),
+                f"{name!r} is measured under limits.memory_bytes: give it",
+            )
+
+
+def _length_faults(train: Mapping[str, Any], known: Sequence[str]) -> Iterator[Fault]:
+    """Other lengths are for a metric that goes through them."""
+    asked = [name for name in _list(train, "metrics") if isinstance(name, str)]
+    if known and asked and train.get("eval_seq_len") and not any(map(is_by_length, asked)):
+        by_length = [name for name in known if is_by_length(name)]
+        has = f"this task has {shorten(by_length)}" if by_length else "this task has none"
+        yield ("train", "eval_seq_len"), f"no metric asked for goes through lengths; {has}"
+
+
+def _rate_faults(data: Mapping[str, Any], subjects: _Subjects) -> Iterator[Fault]:
+    """Rates are given or searched for; what `learning_rate` names must be labels or names, and
+    every architecture have a rate."""
     place: Place = ("train", "learning_rate")
+    train = _mapping(data, "train")
     given = train.get("learning_rate")
+    if train and "learning_rate" not in train and "tune" not in data:
+        yield place, "is missing; give it, or a `tune` part that searches for it"
+    if given is not None and "tune" in data:
+        yield place, "is what `tune` searches for; leave one of the two out"
     if not isinstance(given, dict):
         return
     for name in given:
@@ -124,6 +158,24 @@ def _rate_faults(train: Mapping[str, Any], subjects: _Subjects) -> Iterator[Faul
     bare = [c.label for c in choices if not {DEFAULT_RATE, c.label, c.name} & set(given)]
     if bare:
         yield place, f"has no rate for {shorten(bare)} and no `{DEFAULT_RATE}`"
+
+
+def _tune_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
+    """Ranges must be such, and what is searched for be neither fixed nor judged by nothing."""
+    tune, train = _mapping(data, "tune"), _mapping(data, "train")
+    if tune and "train" not in data:
+        yield ("tune",), "is for a `train` part, which the file does not have"
+    for name, value in tune.items():
+        ends = [_mapping(tune, name).get(end) for end in ("low", "high")]
+        numbers = [end for end in ends if isinstance(end, int | float)]
+        if len(numbers) == 2 and numbers[0] >= numbers[1]:
+            yield ("tune", name), f"must have low below high, not {numbers[0]} and {numbers[1]}"
+        if isinstance(value, dict) and name in _mapping(train, "optimiser"):
+            yield ("tune", name), "train.optimiser gives it too; leave one of the two out"
+    metric, asked = tune.get("metric"), _list(train, "metrics")
+    if isinstance(metric, str) and asked and metric not in asked:
+        known = [name for name in asked if isinstance(name, str)]
+        yield ("tune", "metric"), unknown("metric of train", metric, known)
 
 
 def _compare_faults(compare: Mapping[str, Any], subjects: _Subjects) -> Iterator[Fault]:

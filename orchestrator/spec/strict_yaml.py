@@ -122,7 +122,7 @@ class _Reader:
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(place)
         assert isinstance(event, yaml.ScalarEvent)
-        return scalar(event.value) if event.style is None else event.value
+        return scalar(event.value) if event.style is None else _whole(event)
 
     def _sequence(self, place: Place) -> list[Any]:
         items: list[Any] = []
@@ -137,7 +137,7 @@ class _Reader:
             line = _line(event)
             if not isinstance(event, yaml.ScalarEvent):
                 raise YamlFault(f"line {line}: a key must be a word")
-            key = event.value
+            key = _whole(event)
             if key in items:
                 first = self._document.lines[(*place, key)]
                 why = f"is given twice, first on line {first}"
@@ -151,6 +151,15 @@ class _Reader:
 def _line(event: yaml.Event) -> int:
     assert event.start_mark is not None
     return int(event.start_mark.line) + 1
+
+
+def _whole(event: yaml.ScalarEvent) -> str:
+    """The text of a scalar. JSON, which YAML includes, writes some characters as two halves."""
+    text: str = event.value
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise YamlFault(f"line {_line(event)}: holds half a character ({text!r})") from None
 
 
 def _refuse(event: yaml.Event, depth: int) -> None:

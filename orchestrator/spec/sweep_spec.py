@@ -3,6 +3,7 @@ types."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from typing import Annotated, Any, Literal
@@ -13,16 +14,16 @@ from orchestrator.spec.choices import Choice, Strict, chooser
 from orchestrator.spec.sentences import TAG, shorten, shown
 from orchestrator.spec.strict_yaml import Place
 from workloads import environment
+from workloads.cell import Optimiser
 
+OPTIMISER = tuple(one.name for one in dataclasses.fields(Optimiser))
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 _NO_CLASS = ("cuda", "gpu", "mps", "tpu", "xpu", "rocm")
 
 RESERVED: frozenset[Place] = frozenset(
     {
-        ("train", "optimiser"),
         ("measure", "execution"),
-        ("tune",),
     }
 )
 """Keys that later versions bring; a file that has them is not for this one."""
@@ -156,6 +157,50 @@ class Measure(Strict):
     metrics: Names
 
 
+class Range(Strict):
+    """From `low` to `high`, searched on a logarithmic scale."""
+
+    low: Rate
+    high: Rate
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.low, self.high
+
+
+class Tune(Strict):
+    """Every label's settings are searched for, by equal means, before it is trained for the
+    comparison: the learning rate, and the optimiser's settings that have a range. A search has so
+    many trials, the last of them of so many `tokens`, at both ends of `train.seq_len`. `metric` is
+    what they are judged by (default: `validation_loss` where train asks for it, else its first)."""
+
+    learning_rate: Range
+    weight_decay: Range | None = None
+    clip_norm: Range | None = None
+    trials: Annotated[int, Field(ge=4, le=1000)] = 8
+    tokens: Tokens
+    metric: str | None = None
+
+    def space(self) -> dict[str, tuple[float, float]]:
+        """The ranges by name."""
+        ranges = {name: getattr(self, name) for name in ("learning_rate", *OPTIMISER)}
+        return {name: one.ends for name, one in ranges.items() if one is not None}
+
+
+class OptimiserSpec(Strict):
+    """The optimiser of every architecture alike: AdamW's weight decay, and the norm that the
+    gradient of an update is clipped to."""
+
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = Optimiser().weight_decay
+    clip_norm: Rate = Optimiser().clip_norm
+
+    def different(self) -> dict[str, float]:
+        """What differs from the defaults."""
+        default = Optimiser()
+        values = {name: getattr(self, name) for name in OPTIMISER}
+        return {name: v for name, v in values.items() if v != getattr(default, name)}
+
+
 class Train(Strict):
     """Cells that learn. `tokens_per_update` is the same at every length. `eval_seq_len`: further
     lengths at which metrics by length (`accuracy_by_length`) evaluate what was trained.
@@ -168,10 +213,19 @@ class Train(Strict):
     tokens: Tokens
     tokens_per_update: Tokens
     seeds: Replicates = 5
-    learning_rate: Annotated[
-        Annotated[Rate, _PLAIN] | Annotated[dict[str, Rate], _MAPPING], Discriminator(_branch)
-    ]
+    learning_rate: (
+        Annotated[
+            Annotated[Rate, _PLAIN] | Annotated[dict[str, Rate], _MAPPING], Discriminator(_branch)
+        ]
+        | None
+    ) = None
+    optimiser: OptimiserSpec = OptimiserSpec()
     metrics: Names
+
+    def judged_by(self, tune: Tune) -> str:
+        """The metric that tuning goes by."""
+        usual = "validation_loss" if "validation_loss" in self.metrics else self.metrics[0]
+        return tune.metric or usual
 
 
 class LimitsSpec(Strict):
@@ -218,6 +272,7 @@ class SweepSpec(Strict):
     ] = "auto"
     measure: Measure | None = None
     train: Train | None = None
+    tune: Tune | None = None
     limits: LimitsSpec = LimitsSpec()
     compare: Compare
 
@@ -242,4 +297,6 @@ class SweepSpec(Strict):
             cells += points * len(self.measure.seq_len) * batches * self.measure.rounds
         if self.train is not None:
             cells += points * len(self.train.seq_len) * self.train.seeds
+        if self.train is not None and self.tune is not None:
+            cells += points * (4 * self.tune.trials + 3 * len(self.train.seq_len))
         return cells

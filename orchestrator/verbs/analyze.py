@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from orchestrator import full_disk
 from orchestrator.analysis import tables as tables_of
 from orchestrator.analysis.tables import Tables
+from orchestrator.answers import newest_environments
 from orchestrator.conclusion import answer
 from orchestrator.durable import write_durably
 from orchestrator.errors import NothingRecorded
-from orchestrator.expand import expand
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
+from orchestrator.planning import planned
 from orchestrator.plots.plot import draw_all
 from orchestrator.provenance import Envelope
 from orchestrator.report import render
@@ -35,7 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"{loaded.path}: nothing is recorded yet, neither in {results.folder} nor in "
             f"{store.address}; `python -m orchestrator sweep {loaded.path}` measures it"
         )
-    plan = expand(on_recorded_device(loaded, envelopes))
+    loaded = on_recorded_device(loaded, envelopes)
+    # What was recorded last is drawn, wherever it ran.
+    plan = planned(loaded, envelopes, newest_environments(envelopes))
     tables = analyse(plan, envelopes, results, store.run_ids())
     print(answer(tables))
     print(f"report: {results.report}")

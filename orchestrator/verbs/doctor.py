@@ -16,7 +16,10 @@ from orchestrator.terminal import Terminal
 from workloads import environment, registry
 from workloads.tasks.data import cache_folder
 
-PACKAGES = ("torch", "ray", "mlflow", "optuna", "pandas", "pyarrow", "datasets", "tokenizers")
+PACKAGES = (
+    *("torch", "ray", "mlflow", "optuna", "pandas", "pyarrow", "datasets", "tokenizers"),
+    *("onnx", "onnxruntime", "onnxscript"),
+)
 
 State = Literal["ok", "missing"]
 Finding = tuple[State, str, str]

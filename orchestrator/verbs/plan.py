@@ -13,8 +13,8 @@ from rich.text import Text
 
 from orchestrator.answers import Answers, cells
 from orchestrator.cost import CostModel, cost_model
-from orchestrator.expand import expand
 from orchestrator.plan import Plan
+from orchestrator.planning import planned
 from orchestrator.preparation import check_data
 from orchestrator.progress import duration
 from orchestrator.provenance import Prediction
@@ -22,6 +22,7 @@ from orchestrator.quantities import quantity
 from orchestrator.results import Results
 from orchestrator.spec import load_spec
 from orchestrator.terminal import Terminal
+from workloads.cell import KINDS
 from workloads.tasks.data import cache_folder
 from workloads.train import MIN_UPDATES, schedule_of
 
@@ -30,10 +31,10 @@ Predictions = Mapping[str, Prediction]
 
 def run(arguments: argparse.Namespace) -> int:
     loaded = load_spec(arguments.sweep)
-    plan = expand(loaded)
-    check_data(loaded, plan)
-    journal = Results.of(plan.name, arguments.results).journal()
+    journal = Results.of(loaded.spec.name, arguments.results).journal()
     envelopes = journal.read()
+    plan = planned(loaded, envelopes)
+    check_data(loaded, plan)
     for path, why in journal.damaged.items():
         print(f"left out: {path}: {why}", file=sys.stderr)
     answers = Answers.of(plan, envelopes)
@@ -71,22 +72,30 @@ def _print(
     pending = answers.pending()
     terminal.say(f"{plan.name}: {plan.question}")
     terminal.print(_table(answers, predictions))
+    to_go = [*pending, *(cell for cell in plan.cells if cell.is_open)]
     done = sum(not answers.missing(cell) for cell in plan.cells)
     terminal.say(
         f"{len(plan.cells)} cells on {plan.cells[0].device}, {done} answered, {len(pending)} to run"
     )
-    if pending:
+    if to_go:
         seconds = {
-            kind: sum((predictions[c.id].seconds for c in pending if c.kind == kind), 0.0)
-            for kind in ("measure", "train")
+            kind: sum((predictions[c.id].seconds for c in to_go if c.kind == kind), 0.0)
+            for kind in KINDS
         }
         terminal.say(
             f"to go: {duration(seconds['measure'])} of measuring, one at a time, and "
-            f"{duration(seconds['train'])} of training, shared between cores ({_basis(model)})"
+            f"{duration(seconds['tune'] + seconds['train'])} of training, shared between cores "
+            f"({_basis(model)})"
         )
     terminal.say(f"lengths count {plan.token_unit}")
-    for remark in [*_undertrained(plan), *answers.remarks()]:
+    for remark in [*_tuning(plan), *_undertrained(plan), *answers.remarks()]:
         terminal.say(remark)
+
+
+def _tuning(plan: Plan) -> Iterator[str]:
+    if plan.searches:
+        metric = plan.searches[0].metric
+        yield f"{len(plan.searches)} searches are judged by {metric}, with equal trials and tokens"
 
 
 def _undertrained(plan: Plan) -> Iterator[str]:

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.answers import Answers, expected_environments, newest_environments
-from orchestrator.expand import expand
 from orchestrator.journal import Journal
+from orchestrator.planning import planned
 from orchestrator.progress import describe
 from orchestrator.provenance import Envelope
 from orchestrator.results import Results
@@ -62,14 +62,12 @@ class Subject:
         """How the sweep stands: where this machine has a part in it, in this machine's environment,
         else in that of the newest record."""
         loaded = on_recorded_device(self.loaded, envelopes) if envelopes else self.loaded
-        plan = expand(loaded)
-        devices = {cell.device for cell in plan.cells}
-        found = expected_environments(devices, envelopes)
+        found = expected_environments([loaded.device_class], envelopes)
         known = {one.record.environment.fingerprint for one in envelopes}
         for device, newest in newest_environments(envelopes).items():
             if device in found and found[device].fingerprint not in known:
                 found[device] = newest
-        return Answers.of(plan, envelopes, found)
+        return Answers.of(planned(loaded, envelopes, found), envelopes, found)
 
 
 def remarks(answers: Answers) -> list[str]:

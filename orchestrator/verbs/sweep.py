@@ -20,15 +20,15 @@ from orchestrator.budget import Budget
 from orchestrator.cost import CostModel, cost_model
 from orchestrator.engine import Engine
 from orchestrator.errors import EngineLost, SpecError, StoreError
-from orchestrator.expand import expand
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
 from orchestrator.plan import Plan
+from orchestrator.planning import planned
 from orchestrator.preparation import check_data, prepare
-from orchestrator.progress import LiveProgress, duration
+from orchestrator.progress import LiveProgress, duration, headway_shown
 from orchestrator.recorder import Recorder, Subject
 from orchestrator.results import Results
-from orchestrator.spec import load_spec
+from orchestrator.spec import LoadedSpec, load_spec
 from orchestrator.store import MlflowStore, resolve_uri
 from orchestrator.sweep import run_sweep
 from orchestrator.terminal import Terminal
@@ -53,11 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise SpecError(
             loaded.path, ["device: name a device class; `auto` means this machine, not a cluster"]
         )
-    plan = expand(loaded)
+    first = planned(loaded, ())
     if not arguments.address:
-        check_data(loaded, plan)
-    results = Results.of(plan.name, arguments.results)
-    store = MlflowStore(resolve_uri(arguments.tracking_uri), plan.name, results.folder)
+        check_data(loaded, first)
+    results = Results.of(first.name, arguments.results)
+    store = MlflowStore(resolve_uri(arguments.tracking_uri), first.name, results.folder)
     terminal = Terminal()
     with contextlib.ExitStack() as stack:
         joined: Engine | None = None
@@ -72,11 +72,21 @@ def run(arguments: argparse.Namespace) -> int:
         journal = results.journal(lease.check)
         with full_disk.explained(results.folder):
             answers = take_over(journal, store, lease, _warn)
-        hours = loaded.spec.limits.device_hours
+        meter = results.meter(lease.number, lease.check)
+        budget = Budget.of(loaded.spec.limits.device_hours, journal.read(), meter)
         sweep = _Sweep(
-            plan, results, journal, lease, store, terminal, arguments, joined, told=not answers
+            loaded,
+            first,
+            results,
+            journal,
+            lease,
+            store,
+            terminal,
+            arguments,
+            joined,
+            told=not answers,
         )
-        return sweep.run(Budget.of(hours, journal.read()))
+        return sweep.run(budget)
 
 
 def _stop() -> None:
@@ -89,7 +99,8 @@ class _Sweep:
 
     def __init__(
         self,
-        plan: Plan,
+        loaded: LoadedSpec,
+        first: Plan,
         results: Results,
         journal: Journal,
         lease: Lease,
@@ -99,13 +110,14 @@ class _Sweep:
         joined: Engine | None,
         told: bool,
     ) -> None:
-        self._plan, self._results, self._journal, self._store = plan, results, journal, store
+        self._loaded, self._results, self._journal, self._store = loaded, results, journal, store
         self._lease, self._terminal, self._arguments = lease, terminal, arguments
         self._cores, self._joined = environment.cores(), joined
         # By device class; None: whatever this machine is.
         self._environments: Mapping[str, Environment] | None = None
         if joined is not None:
             self._environments = {joined.environment.device: joined.environment}
+        self._plan = plan = first if loaded.spec.tune is None else self._planned()
         self._recorder = Recorder(
             Subject(
                 uri=store.uri,
@@ -151,43 +163,73 @@ class _Sweep:
     def _run(self, answers: Answers, budget: Budget, stack: contextlib.ExitStack) -> Answers:
         cache, device = cache_folder(), self._plan.cells[0].device
         engine = self._joined or stack.enter_context(self._engine(device))
-        prepare(self._plan, cache, engine.machines, engine.environment, self._say)
-        model = cost_model(device, cache, self._journal.read(), engine.environment)
-        progress = stack.enter_context(self._progress(answers, model, engine))
-        self._record()
-
-        def execute(cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord]]:
-            running = engine.run(cells, _peak_bytes(model), budget, progress.say)
-            # Whatever ends us, nothing goes on without us.
-            stack.callback(running.close)
-            return running
-
-        return run_sweep(
+        prepare(
             self._plan,
-            self._journal,
-            execute,
-            epoch=self._lease.number,
-            model=model,
-            follower=self._recorder,
-            watcher=progress,
-            environments=self._environments,
+            cache,
+            engine.machines,
+            engine.environment,
+            self._say,
+            lambda: headway_shown(self._terminal),
         )
+        run: set[str] = set()
+        while todo := [cell for cell in answers.pending() if cell.id not in run]:
+            run.update(cell.id for cell in todo)
+            model = cost_model(device, cache, self._journal.read(), engine.environment)
+            answers = self._round(todo, engine, model, budget)
+            if budget.exhausted:
+                break
+            # What tuning has found says how the next cells are trained.
+            self._plan = self._planned()
+            answers = self._answers()
+        return answers
+
+    def _round(
+        self, todo: Sequence[Cell], engine: Engine, model: CostModel, budget: Budget
+    ) -> Answers:
+        """Run these cells; how the plan stands afterwards."""
+        with contextlib.ExitStack() as stack:
+            progress = stack.enter_context(self._progress(todo, model, engine))
+            self._record()
+
+            def execute(pending: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord]]:
+                running = engine.run(todo, _peak_bytes(model), budget, progress.say)
+                # Whatever ends us, nothing goes on without us.
+                stack.callback(running.close)
+                return running
+
+            return run_sweep(
+                self._plan,
+                self._journal,
+                execute,
+                epoch=self._lease.number,
+                model=model,
+                follower=self._recorder,
+                watcher=progress,
+                environments=self._environments,
+            )
 
     def _engine(self, device: str) -> contextlib.AbstractContextManager[Engine]:
         if self._arguments.inline:
             return engines.inline(device, self._cores)
         return engines.on_ray(device, self._cores)
 
+    def _planned(self) -> Plan:
+        if self._loaded.spec.tune is None:
+            return self._plan
+        return planned(self._loaded, self._journal.read(), self._environments)
+
     def _answers(self) -> Answers:
         return Answers.of(self._plan, self._journal.read(), self._environments)
 
-    def _progress(self, answers: Answers, model: CostModel, engine: Engine) -> LiveProgress:
-        pending, planned = answers.pending(), len(self._plan.cells)
-        seconds = {cell.id: model.predict(cell).seconds for cell in pending}
-        progress = LiveProgress(self._terminal, pending, seconds)
-        progress.width = engine.width(pending, _peak_bytes(model))
+    def _progress(self, todo: Sequence[Cell], model: CostModel, engine: Engine) -> LiveProgress:
+        planned, waiting = len(self._plan.cells), sum(cell.is_open for cell in self._plan.cells)
+        seconds = {cell.id: model.predict(cell).seconds for cell in todo}
+        progress = LiveProgress(self._terminal, todo, seconds)
+        progress.width = engine.width(todo, _peak_bytes(model))
+        before = planned - len(todo) - waiting
+        then = f", {waiting} wait for what they will say" if waiting else ""
         progress.say(
-            f"{planned} cells, {planned - len(pending)} answered before, {len(pending)} to run, "
+            f"{planned} cells, {before} answered before, {len(todo)} to run{then}, "
             f"about {duration(progress.seconds_to_go())}; store {self._store.address}"
         )
         return progress
@@ -195,7 +237,8 @@ class _Sweep:
     def _record(self) -> None:
         """Start the store's writer: not before the engine, for importing MLflow takes seconds of a
         core, and the first cell would wait for it."""
-        self._recorder.start()
+        if not self._recording:
+            self._recorder.start()
         self._recording = True
 
     def _conclude(self, answers: Answers, budget: Budget) -> int:
