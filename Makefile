@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml infra/constraints.txt
 	@echo "setting up $(VENV) (once; a few minutes, mostly torch)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint infra/constraints.txt --editable '.[dev,data]'
+	  --constraint infra/constraints.txt --editable '.[dev,data,edge]'
 	@infra/speech.sh || echo "the task speech has no data here; everything else goes on without"
 	@touch $@
 

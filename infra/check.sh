@@ -9,5 +9,6 @@ say "ruff";          ruff check .
 say "ruff format";   ruff format --check .
 say "mypy";          mypy
 say "import-linter"; lint-imports --no-cache
-# By files, for those of one file share what they have started; two, for much of it waits.
-say "pytest";        exec pytest --numprocesses 2 --dist loadfile "$@"
+# By files, for those of one file share what they have started; more than there are cores, and the
+# end-to-end tests first, for those mostly wait.
+say "pytest";        exec pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
+PATIENCE = 180.0
 _LISTENING = "0A"
 
 
@@ -58,12 +58,19 @@ class SweepProcess:
         while not happened():
             self.watch()
             assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline, "it did not happen"
+            if time.monotonic() > deadline:
+                self.process.kill()  # nothing of a failed test may live on into the next
+                raise AssertionError("it did not happen", self.end(self.patience))
             time.sleep(0.05)
 
     def end(self, patience: float = PATIENCE) -> tuple[int, str, str]:
         """Exit code, stdout and stderr, once it has ended."""
-        out, errors = self.process.communicate(timeout=patience)
+        try:
+            out, errors = self.process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired as late:
+            self.process.kill()  # nothing of a failed test may live on into the next
+            said = self.process.communicate()
+            raise AssertionError("it did not end", *said) from late
         return self.process.returncode, out, errors
 
     def left_behind(self) -> list[int]:

@@ -26,7 +26,7 @@ PATIENCE = 240.0
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with ray_cluster(tmp_path_factory.mktemp("cluster"), 3) as one:
+    with ray_cluster(tmp_path_factory.mktemp("cluster"), 3, slots=1) as one:
         yield one
 
 
@@ -39,6 +39,18 @@ def changed_source(folder: Path, file: str, more: str) -> Path:
     with (folder / file).open("a") as changed:
         changed.write(more)
     return folder
+
+
+def waiting_source(folder: Path, asked: Path) -> Path:
+    """A copy of this code whose nodes, asked what they are, leave a file and say nothing."""
+    more = f"""
+
+def examine(device):
+    import pathlib, time
+    pathlib.Path({str(asked)!r}).touch()
+    time.sleep({PATIENCE})
+"""
+    return changed_source(folder, "orchestrator/scheduler/survey.py", more)
 
 
 @pytest.fixture(scope="module")
@@ -103,17 +115,7 @@ def test_a_node_that_dies_while_it_is_asked_what_it_is_is_left_out(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
     asked = tmp_path / "asked"
-    source = changed_source(
-        tmp_path / "source",
-        "orchestrator/scheduler/survey.py",
-        f"""
-
-def examine(device):
-    import pathlib, time
-    pathlib.Path({str(asked)!r}).touch()
-    time.sleep({PATIENCE})
-""",
-    )
+    source = waiting_source(tmp_path / "source", asked)
     (dying,) = cluster.add(PYTHONPATH=str(source))
     sweep = sweep_on(cluster, tmp_path, 0.1, 1)
     sweep.patience = PATIENCE
@@ -132,7 +134,7 @@ def test_every_cell_is_answered_once_whatever_happens_to_the_nodes(
     """Three nodes; one is killed, one joins that runs other code, and one that is as the first."""
     gate, first = tmp_path / "gate", {name(node) for node in cluster.nodes}
     gate.touch()
-    sweep = sweep_on(cluster, tmp_path, 1.0, 30)
+    sweep = sweep_on(cluster, tmp_path, 1.0, 15)
     sweep.patience = PATIENCE
     sweep.wait_for(lambda: all(begun(gate, node).exists() for node in cluster.nodes))
     gate.unlink()
@@ -151,7 +153,7 @@ def test_every_cell_is_answered_once_whatever_happens_to_the_nodes(
     assert (code, errors) == (0, ""), out
     made = records(tmp_path)
     assert set(Counter(one["record"]["id"] for one in made).values()) == {1}
-    assert len(made) == 60 and {one["record"]["status"] for one in made} == {"finished"}
+    assert len(made) == 30 and {one["record"]["status"] for one in made} == {"finished"}
     where = answered_on(tmp_path)
     assert set(where) == {*first, name(fourth)}, where
     ends = [
@@ -161,6 +163,31 @@ def test_every_cell_is_answered_once_whatever_happens_to_the_nodes(
     ]
     assert max(ends) <= killed_at
     assert out.count("a node that joined runs no cells of this sweep: it has source") == 1
+
+
+@pytest.mark.exhaustive
+def test_a_head_that_is_lost_while_it_is_joined_is_one_sentence_too(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    asked = tmp_path / "asked"
+    source = waiting_source(tmp_path / "source", asked)
+    with ray_cluster(tmp_path_factory.mktemp("short-lived"), 0) as cluster:
+        cluster.add(PYTHONPATH=str(source))
+        sweep = sweep_on(cluster, tmp_path, 0.1, 1)
+        sweep.patience = PATIENCE
+        sweep.wait_for(asked.exists)
+        cluster.kill_head()
+        code, _, errors = sweep.end(PATIENCE)
+    assert code == 1 and errors.count("went away while it was being joined") == 1, errors
+    assert "Traceback" not in errors and sweep.left_behind() == []
+
+
+def test_where_no_cluster_is_there_is_one_sentence(tmp_path: Path) -> None:
+    text = nap_sweep("naps", "Is anybody there?", seconds=0.1, seeds=1)
+    sweep = SweepProcess(tmp_path, text, "--address", "127.0.0.1:9")
+    code, out, errors = sweep.end(PATIENCE)
+    assert (code, out) == (2, "") and errors.count("\n") == 1
+    assert "127.0.0.1:9: cannot be joined as a Ray cluster" in errors
 
 
 @pytest.mark.exhaustive

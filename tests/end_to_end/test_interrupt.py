@@ -52,9 +52,9 @@ def _kill_term(driver: int) -> None:
 @pytest.mark.parametrize(
     ("options", "stop", "later"),
     [
-        ((), _terminal, ()),
-        pytest.param((), _kill_term, ("--inline",), marks=pytest.mark.exhaustive),
-        (("--inline",), _kill_int, ("--inline",)),
+        ((), _terminal, ("--inline",)),
+        pytest.param((), _kill_term, (), marks=pytest.mark.exhaustive),
+        pytest.param(("--inline",), _kill_int, ("--inline",), marks=pytest.mark.exhaustive),
     ],
     ids=["ray-terminal", "ray-sigterm", "inline-sigint"],
 )

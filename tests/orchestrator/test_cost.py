@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cost import CHILD_SECONDS, CostModel, Rates, cost_model, read_probe, write_probe
+from orchestrator.cost import (
+    CHILD_SECONDS,
+    CostModel,
+    Rates,
+    cost_model,
+    read_probe,
+    write_probe,
+)
 from orchestrator.provenance import Envelope
 from tests.orchestrator.made_records import envelope
 from tests.simulated_world import measure_cell, train_cell

@@ -82,6 +82,23 @@ def test_metrics_without_noise_are_taken_in_the_first_round_only() -> None:
             assert cell.metrics == (("train_step_time", "state_bytes")[: 2 if first else 1])
 
 
+def test_a_metric_that_ignores_an_axis_is_taken_at_its_smallest_value_only() -> None:
+    metrics = ["train_step_time", "max_seq_len", "max_batch_size"]
+    change = {
+        "measure.seq_len": [128, 64],
+        "measure.batch_size": [4, 2],
+        "measure.metrics": metrics,
+    }
+    plan = plan_of({**change, "limits.memory_bytes": 10**9, "train": ABSENT})
+    asked = {
+        name: {(c.seq_len, c.batch_size, c.round) for c in plan.cells if name in c.metrics}
+        for name in metrics
+    }
+    assert len(asked["train_step_time"]) == 4 * 3
+    assert asked["max_seq_len"] == {(64, 4, 0), (64, 2, 0)}
+    assert asked["max_batch_size"] == {(64, 2, 0), (128, 2, 0)}
+
+
 def test_rounds_of_metrics_without_noise_alone_are_one() -> None:
     plan = plan_of({"measure.metrics": ["state_bytes", "parameters"], "train": ABSENT})
     assert {cell.round for cell in plan.cells} == {0}

@@ -250,6 +250,13 @@ def test_a_limit_reached_answers_until_that_limit_is_raised(
     assert (missing(cell(limits=today), merged, VERSIONS) == ()) is answered
 
 
+def test_what_is_measured_under_a_cap_is_asked_anew_under_another() -> None:
+    capped = replace(timed("train_step_time", 1.0), memory_bytes=10)
+    merged = merge_cell([envelope(cell(limits=Limits(memory_bytes=10)), capped)])
+    for today, asked in ((10, ()), (9, ("train_step_time",)), (11, ("train_step_time",))):
+        assert missing(cell(limits=Limits(memory_bytes=today)), merged, VERSIONS) == asked
+
+
 def test_a_failed_retry_with_larger_limits_shows() -> None:
     stopped = envelope(
         cell(limits=Limits(cell_seconds=60)), timed("train_step_time", reason="timeout"), at=1

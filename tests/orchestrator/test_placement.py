@@ -3,12 +3,16 @@ there."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.scheduler import placement
 from orchestrator.scheduler.placement import (
     CONTEXT_BYTES,
+    HANDED_OUT,
     MARGIN,
     WORKER_BYTES,
     NodeShape,
@@ -63,13 +67,13 @@ def test_a_measure_cell_on_a_gpu_takes_its_part_of_the_cores_too() -> None:
 
 
 def test_train_cells_are_packed_by_threads_and_memory() -> None:
-    one = node(8, 16 * GIB)
+    one = node(8, 32 * GIB)
     share = packed(train_cell(), GIB, [one])
     held = asked(share)["memory"]
     assert held == WORKER_BYTES + (share.reserved_bytes or 0)
-    assert MARGIN * GIB <= (share.reserved_bytes or 0) <= 1.25 * MARGIN * GIB
-    assert share.of_device == max(1 / 8, held / one.memory)
-    assert slots(share, [one]) == min(8, int(one.memory / held))
+    assert (share.reserved_bytes or 0) >= MARGIN * GIB
+    assert share.of_device == 1 / 8 and slots(share, [one]) == 8
+    assert held == HANDED_OUT * one.memory / 8
     three = packed(train_cell(device="cpu:3"), 1 << 20, [one])
     assert asked(three)["CPU"] == 3 and slots(three, [one]) == 2
 
@@ -83,6 +87,27 @@ def test_what_is_packed_fits_into_memory(nodes: list[NodeShape], peak: int) -> N
     assert slots(share, nodes) >= 1
     assert 0 < share.of_device <= 1
     assert (share.reserved_bytes is None) == (share.of_device == 1 and "memory" not in asked(share))
+
+
+@given(NODES, st.integers(1, 1 << 40))
+def test_memory_that_the_cores_leave_over_costs_no_slot(nodes: list[NodeShape], peak: int) -> None:
+    share = packed(train_cell(), peak, nodes)
+    if share.reserved_bytes is None:
+        return
+    least = placement._rounded_up(math.ceil(MARGIN * peak))
+    assert share.reserved_bytes >= least
+    tight = Share((("CPU", 1.0), ("memory", float(least + WORKER_BYTES))))
+    for one in nodes:
+        if one.memory >= least + WORKER_BYTES:
+            assert slots(share, [one]) == slots(tight, [one])
+
+
+def test_a_node_that_joins_with_less_free_memory_has_room_too() -> None:
+    """Nodes of one machine, or of one kind, count what was free when each of them came up."""
+    for first in (node(1, 24 * GIB), node(8, 24 * GIB)):
+        later = replace(first, memory=first.memory * 4 // 5)
+        share = packed(train_cell(), 1 << 20, [first])
+        assert slots(share, [later]) == slots(share, [first]) == first.cpus
 
 
 def test_a_prediction_that_fits_nowhere_gets_a_whole_device() -> None:

@@ -54,6 +54,22 @@ def test_data_of_ones_own_are_planned(
     assert f'"path": "{tmp_path}/mine"' in capsys.readouterr().out
 
 
+def test_a_length_that_the_data_have_no_window_of_is_said_before_the_first_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORKLOADS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/a.txt").write_text("some words\n" * 500)
+    own = "language_modelling: {path: mine, validation_tokens: 512}"
+    text = SWEEP.replace("language_modelling: {path: PATH}", own)
+    Path("sweep.yaml").write_text(text.replace("seq_len: [16]", "seq_len: [16, 9000]"))
+    assert main(["sweep", "sweep.yaml", "--inline"]) == 2
+    said = capsys.readouterr()
+    assert "seq_len: 9000 is longer than the text" in said.err and "Traceback" not in said.err
+    assert not list(tmp_path.glob("results/*/journal/*"))
+
+
 def test_every_task_says_what_installs_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(name: str) -> metadata.Distribution:
         raise metadata.PackageNotFoundError(name)

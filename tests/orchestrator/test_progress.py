@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from orchestrator.progress import LiveProgress, describe, duration
+from orchestrator import progress as shown
+from orchestrator.progress import LiveProgress, describe, duration, headway_shown
 from tests.simulated_world import Law, SimulatedWorld, measure_cells, train_cell
 from workloads.cell import Cell
+from workloads.tasks.headway import Headway
 
 WORLD = SimulatedWorld(laws={"lstm": Law(), "gru": Law(out_of_memory_from=512)})
 CELLS = measure_cells(("lstm",), range(64, 64 * 21, 64), rounds=1)
@@ -98,3 +100,22 @@ def test_cells_and_durations_in_words() -> None:
         "1 h 30 min",
         "3 h 26 min",
     ]
+
+
+def test_a_terminal_has_a_bar_for_each_stage_of_a_preparation() -> None:
+    log = io.StringIO()
+    with headway_shown(Console(file=log, width=80, force_terminal=True)) as hear:
+        hear(Headway("reading code", 7, None))
+        hear(Headway("tokenising", 3, 12))
+    assert "reading code: 7" in log.getvalue() and "tokenising: 3 of 12" in log.getvalue()
+
+
+def test_a_log_hears_of_long_stages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    with headway_shown(Console(file=log, width=80)) as hear:
+        hear(Headway("reading code", 0, None))
+        hear(Headway("reading code", 900, 900))
+        monkeypatch.setattr(shown, "LONG_STAGE_SECONDS", 0.0)
+        hear(Headway("tokenising", 0, 12))
+        hear(Headway("tokenising", 12, 12))
+    assert log.getvalue() == "tokenising: 12 of 12, 0 s\n"

@@ -261,6 +261,10 @@ def test_answer_turns_round_with_the_direction() -> None:
         ({"verdict": "equivalent"}, "within 5 % of each other"),
         ({"verdict": "uncertain", "low_open": True}, "if there is one, lies below 199 bytes"),
         ({"verdict": "uncertain", "note": "undertrained"}, "fewer than 500 updates"),
+        (
+            {"verdict": "uncertain", "note": "neither is better than what needs no model"},
+            "too small for a verdict between lstm (torch lstm) and transformer (torch transformer)",
+        ),
     ],
 )
 def test_answer_by_verdict(columns: dict[str, Any], words: str) -> None:
@@ -270,6 +274,13 @@ def test_answer_by_verdict(columns: dict[str, Any], words: str) -> None:
 def test_answer_of_a_sweep_too_small() -> None:
     said = answer(tables(replicates=2))
     assert "too small for a verdict" in said and "2 rounds" in said and "needs 5" in said
+
+
+def test_pairs_that_lack_the_same_share_a_sentence() -> None:
+    said = answer(tables(replicates=2, primary=None))
+    assert said.count("too small for a verdict") == said.count("and needs 5") == 1
+    assert "between lstm (torch lstm) and any of " in said
+    assert all(f"{label} (torch {label})" in said for label in LAWS)
 
 
 def test_answer_while_nothing_is_finished() -> None:

@@ -128,6 +128,23 @@ def test_a_dead_worker_is_replaced_and_what_stays_dead_is_lost(
     assert lost.measurements == () and lost.traceback is None
 
 
+@pytest.mark.parametrize(
+    ("dies", "ends"),
+    [("once", "finished"), pytest.param("always", "lost", marks=pytest.mark.exhaustive)],
+)
+def test_a_cell_that_tune_gives_up_early_has_its_tries_all_the_same(
+    dies: str, ends: str, execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does where one death is reported twice, or a dead node not known to be dead."""
+    from orchestrator.scheduler import tune_run
+
+    monkeypatch.setattr(tune_run, "MAX_WORKER_FAILURES", 0)
+    note = {"note": str(tmp_path / "struck")} if dies == "once" else {}
+    ((_, record),) = execute([faulty_measure_cell(0, **note)])
+    assert record.status == ends
+    assert record.message == ("its worker died 3 times" if ends == "lost" else None)
+
+
 def test_nothing_to_run_is_nothing_done(execute: Execute) -> None:
     assert execute([]) == []
 
@@ -141,15 +158,32 @@ def faulty_train_cell(fault: str, memory_bytes: int | None = None) -> Cell:
     )
 
 
-def test_what_needs_more_than_was_reserved_runs_again_alone(execute: Execute) -> None:
-    """One needs more than its share and less than its limit; the other all there is."""
+def test_what_needs_more_than_was_reserved_runs_again_alone(session: RaySession) -> None:
+    """One needs more than its share and less than its limit; the other all there is. The machine
+    is taken to have memory for as many cells of 100 MiB as it has cores, and no more."""
+    from orchestrator.scheduler import run_on_ray
+
+    memory = 640 * MEBIBYTE * len(environment.cores())
+    little = replace(session, nodes=tuple(replace(one, memory=memory) for one in session.nodes))
+    said: list[str] = []
     needs = instant_cell(
         0, architecture="ballast", options={"bytes": 300 * MEBIBYTE}, size=0, shell={"d_model": 8}
     )
     hoards = faulty_train_cell("hoard", 400 * MEBIBYTE)
     small = [instant_cell(seed) for seed in range(1, 4)]
-    records = {cell.id: record for cell, record in execute([needs, *small, hoards])}
+    cells = [needs, *small, hoards]
+    peak = 100 * MEBIBYTE
+    answers = run_on_ray(cells, little, peak_bytes=lambda cell: peak, say=said.append)
+    records = {cell.id: record for cell, record in answers}
     assert len(records) == 5
+    assert (
+        sorted(said)
+        == [
+            f"{cell.label}: more memory than predicted; runs again alone"
+            for cell in (needs, hoards)
+        ]
+        or len(environment.cores()) == 1
+    )
     assert (records[needs.id].status, records[needs.id].reason) == ("finished", "undertrained")
     stopped = records[hoards.id]
     assert (stopped.status, stopped.reason) == ("finished", "out_of_memory")

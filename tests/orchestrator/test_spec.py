@@ -20,6 +20,8 @@ from tests.orchestrator.sweep_files import ABSENT, SWEEP, changed, faults, fault
 from workloads import registry
 
 SWEEPS = sorted(Path("sweeps").glob("*.yaml"))
+TUNE = {"learning_rate": {"low": 1e-3, "high": 1e-1}, "tokens": 6_400}
+TUNED = {key: value for key, value in SWEEP["train"].items() if key != "learning_rate"}
 PRIMARY = {"challenger": "transformer", "metric": "train_step_time"}
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
@@ -32,8 +34,42 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"rounds": 3}, "rounds: belongs under measure"),
     ({"seq_len": [3]}, "seq_len: belongs under measure or train"),
-    ({"tune": {}}, "tune: is reserved: this version does not read it"),
-    ({"train.optimiser": "adamw"}, "train.optimiser: is reserved: this version does not read it"),
+    (
+        {"measure.metrics": ["max_seq_len"]},
+        "measure.metrics[0]: 'max_seq_len' is measured under limits.memory_bytes: give it",
+    ),
+    (
+        {"measure.execution": "eager"},
+        "measure.execution: is reserved: this version does not read it",
+    ),
+    (
+        {"train.learning_rate": ABSENT},
+        "train.learning_rate: is missing; give it, or a `tune` part that searches for it",
+    ),
+    ({"tune": TUNE}, "train.learning_rate: is what `tune` searches for; leave one of the two out"),
+    (
+        {"tune": {**TUNE, "learning_rate": {"low": 0.1, "high": 0.01}}, "train": TUNED},
+        "tune.learning_rate: must have low below high, not 0.1 and 0.01",
+    ),
+    (
+        {"tune": {**TUNE, "metric": "acuracy"}, "train": TUNED},
+        "tune.metric: unknown metric of train 'acuracy'. Known: validation_loss",
+    ),
+    (
+        {"tune": {**TUNE, "trials": 3}, "train": TUNED},
+        "tune.trials: must be at least 4, not 3",
+    ),
+    (
+        {
+            "tune": {**TUNE, "clip_norm": {"low": 0.1, "high": 10.0}},
+            "train": {**TUNED, "optimiser": {"clip_norm": 2.0}},
+        },
+        "tune.clip_norm: train.optimiser gives it too; leave one of the two out",
+    ),
+    (
+        {"train.optimiser": {"momentum": 0.9}},
+        "train.optimiser.momentum: unknown key 'momentum'. Known: weight_decay, clip_norm",
+    ),
     (
         {"model.d_model": 64, "model.mlp": False},
         (
@@ -163,6 +199,13 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         "train.metrics[0]: 'state_bytes' belongs under measure.metrics",
     ),
     (
+        {"train.eval_seq_len": [64], "train.metrics": ["validation_loss"]},
+        (
+            "train.eval_seq_len: no metric asked for goes through lengths; this task has "
+            "loss_by_length"
+        ),
+    ),
+    (
         {"train.learning_rate": {"lstm": 1e-3}},
         "train.learning_rate: has no rate for gru, transformer and no `default`",
     ),
@@ -244,7 +287,7 @@ def test_all_faults_stand_in_one_message_in_the_order_of_the_file(tmp_path: Path
     )
     with pytest.raises(SpecError) as caught:
         load_spec(path)
-    known_metrics = "Known: decode_time, flops_per_token, model_bytes, parameters, peak_memory"
+    known_metrics = "Known: activation_memory, decode_throughput, decode_time"
     lines = str(caught.value).splitlines()
     expected = [
         "question: is missing",
@@ -381,7 +424,14 @@ def _places(data: Any, place: str = "") -> list[str]:
     return found
 
 
+def test_a_character_written_as_two_halves_is_one() -> None:
+    assert parse(r'"\ud83d\ude00"').data == "\U0001f600"
+    with pytest.raises(YamlFault, match="line 1: holds half a character"):
+        parse(r'"\ud83d"')
+
+
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@example({"train.metrics": ["\U00010000", "\U00010000"]})
 @given(st.dictionaries(st.sampled_from(_places(dict(SWEEP))), VALUES, min_size=1, max_size=3))
 def test_any_change_of_a_sweep_is_read_or_refused(changes: dict[str, Any]) -> None:
     try:
@@ -402,6 +452,7 @@ def test_any_change_of_a_sweep_is_read_or_refused(changes: dict[str, Any]) -> No
 @settings(max_examples=200, deadline=None)
 @given(VALUES)
 @example({"\0": None})
+@example({"name": ["\U00010000", "\U00010000"]})
 @example({"\0plain": {"\0mapping": 1}})
 def test_any_yaml_is_read_or_refused(value: Any) -> None:
     with pytest.raises((SpecError, YamlFault)):
@@ -448,6 +499,8 @@ BETWEEN_KEYS = (
     "asks for",
     "already",
     "is the name",
+    "leave one of the two out",
+    "is measured under",
 )
 
 
