@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -104,14 +105,28 @@ def clear_stale() -> None:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Processes of this user that name the folder on their command line, and all below them: Ray's
-    workers call themselves something else."""
-    name, parents, found = folder.name.encode(), _parents(), set()
-    for pid in parents:
-        with contextlib.suppress(OSError):
-            if name in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.add(pid)
+    """Processes of this user that name the folder on their command line or write into it, and all
+    below them. Ray's workers call themselves something else, and have no parent once the raylet is
+    gone; the fork server of one that died has never named it."""
+    parents = _parents()
+    found = {pid for pid in parents if _names(pid, folder) or _writes_into(pid, folder)}
     return sorted(_with_children(found, parents))
+
+
+def _names(pid: int, folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return folder.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def _writes_into(pid: int, folder: Path) -> bool:
+    """True where it has a file of the folder open for writing: whoever only reads is a visitor."""
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if link.lstat().st_mode & stat.S_IWUSR and folder in link.readlink().parents:
+                    return True
+    return False
 
 
 def _parents() -> dict[int, int]:

@@ -52,6 +52,21 @@ def test_the_next_start_clears_what_a_killed_driver_left(abandoned: Path) -> Non
             assert runtime.processes_of(abandoned) == []
 
 
+def test_who_writes_into_it_belongs_to_it_and_who_reads_is_a_visitor(abandoned: Path) -> None:
+    """As a worker's fork server, whose worker has died, and someone who looks at a log."""
+    log = abandoned / "log"
+    log.touch()
+    sleep = ["sleep", "3600"]
+    with log.open("w") as writing, log.open() as reading:
+        writer = subprocess.Popen(sleep, stdout=writing, start_new_session=True)
+        reader = subprocess.Popen(sleep, stdin=reading, stdout=subprocess.DEVNULL)
+    with writer, reader:
+        assert runtime.processes_of(abandoned) == [writer.pid]
+        runtime.clear_stale()
+        assert writer.wait() != 0 and reader.poll() is None
+        reader.kill()
+
+
 def test_a_folder_in_use_is_left_alone(abandoned: Path) -> None:
     with runtime.runtime_folder() as folder:
         runtime.clear_stale()
@@ -104,14 +119,15 @@ def test_everything_else_keeps_off_them_and_comes_back() -> None:
 
 def test_the_runtime_and_its_driver_keep_off_them_too() -> None:
     available = sorted(os.sched_getaffinity(0))
-    with runtime.runtime_folder() as folder, process_naming(folder) as process:
+    with runtime.runtime_folder() as folder:
+        process = process_naming(folder)
         try:
             runtime.keep_off(available[-1:], available, folder)
             for pid in runtime.processes_of(folder):
                 assert os.sched_getaffinity(pid) == set(available[:-1] or available)
         finally:
             runtime.keep_off((), available, folder)
-            process.kill()
+    assert process.wait() != 0
 
 
 def test_a_users_own_setting_of_ray_wins(monkeypatch: pytest.MonkeyPatch) -> None:
