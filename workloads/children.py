@@ -44,7 +44,7 @@ def done_in_a_child(
         code = _watched(pid, cap)
         said = end.read().decode()
     if code == _FAILED:
-        raise RuntimeError(said or "a try ended without a word")
+        raise RuntimeError(said or "its process crashed without a word")
     return tuple(json.loads(said)) if code == _FITS else None
 
 
@@ -77,8 +77,10 @@ def _watched(pid: int, cap: int | None) -> int:
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            # The kernel's own killer, too, says that it was too large.
-            return _TOO_LARGE if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            if not os.WIFSIGNALED(status):
+                return os.WEXITSTATUS(status)
+            # The kernel's own killer, too, says that it was too large; a crash does not.
+            return _TOO_LARGE if os.WTERMSIG(status) == signal.SIGKILL else _FAILED
         if cap is not None and process_memory.anonymous_bytes(pid) - start > cap:
             os.kill(pid, signal.SIGKILL)
         time.sleep(POLL_SECONDS)

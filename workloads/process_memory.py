@@ -33,11 +33,12 @@ def resident_bytes(pid: int) -> int:
     return _fields(pid, "VmRSS")["VmRSS"]
 
 
-def peak_bytes() -> int:
-    """The most this process ever held (VmHWM) since it was forked or the mark was set back, less
-    the pages of files it holds now: code that was first touched meanwhile is not counted."""
+def peak_bytes(*, of_files: bool = False) -> int:
+    """The most this process ever held (VmHWM) since it was forked or the mark was set back; less
+    the pages of files it holds now, unless asked for: code that was first touched meanwhile is then
+    not counted."""
     found = _fields(None, "VmHWM", "RssFile")
-    return found["VmHWM"] - found["RssFile"]
+    return found["VmHWM"] - (0 if of_files else found["RssFile"])
 
 
 def set_back_peak() -> None:

@@ -118,6 +118,19 @@ def test_a_missing_package_is_named_with_what_mends_it(monkeypatch: pytest.Monke
     assert "no_such_package" in str(detail) and "pip install" in str(detail)
 
 
+def test_an_export_that_memory_does_not_suffice_for_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write_graphs(*asked: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(graphs, "write_graphs", write_graphs)
+    found, detail = reason(measure_cell(metrics=("int8_bytes",)))
+    assert found == "out_of_memory" and "exporting to ONNX takes more" in str(detail)
+    with pytest.raises(MemoryError, match="exporting to ONNX takes more"):
+        quality.losses(subject_of("gru").model, torch.zeros(1, 5, dtype=torch.int64))
+
+
 @pytest.mark.slow
 def test_what_does_not_export_is_said(tmp_path: Path) -> None:
     class Branches(torch.nn.Module):

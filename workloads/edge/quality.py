@@ -32,6 +32,7 @@ def losses(model: Backbone, tokens: Tensor) -> tuple[float, float]:
     one place only, and the parallel form is taken instead.
 
     Raises:
+        MemoryError: exporting did not fit into this machine's memory.
         Unsupported: neither form exports as the model it is.
     """
     graphs.check_packages()
@@ -43,6 +44,8 @@ def losses(model: Backbone, tokens: Tensor) -> tuple[float, float]:
             return found or ()
 
         found = done_in_a_child(compare)
+    if found is None:
+        raise MemoryError("exporting to ONNX takes more memory than this machine has")
     if not found:
         raise Unsupported("exports to ONNX in neither form")
     float32, int8 = found

@@ -1,5 +1,5 @@
 """A process that only serves: one graph, one thread, one token after the other. It loads neither
-torch nor anything else of this project.
+torch nor anything that does.
 
     python -m workloads.edge.serve GRAPH.onnx INPUTS.npz
 
@@ -10,13 +10,14 @@ that the process held, program files included.
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from workloads import process_memory
 
 WARM_UP_STEPS = 20
 MAX_STEPS = 1000
@@ -44,12 +45,10 @@ def serve(graph: Path, inputs: Path) -> dict[str, object]:
         _, *state = session.run(None, fed)
         seconds.append(time.perf_counter() - start)
         fed |= dict(zip(names[1:], state, strict=True))
-    return {"seconds": seconds[WARM_UP_STEPS:] or seconds[-1:], "peak_bytes": _peak_bytes()}
-
-
-def _peak_bytes() -> int:
-    match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(match.group(1)) * 1024 if match else 0
+    return {
+        "seconds": seconds[WARM_UP_STEPS:] or seconds[-1:],
+        "peak_bytes": process_memory.peak_bytes(of_files=True),
+    }
 
 
 if __name__ == "__main__":

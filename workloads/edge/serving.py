@@ -44,6 +44,7 @@ def files(subject: Subject) -> dict[str, bytes]:
     """The two graphs of one step after the cell's context at its batch, and its inputs, by name.
 
     Raises:
+        MemoryError: exporting did not fit into this machine's memory.
         Unsupported: no float32 on a CPU, a package is missing, or the model does not export.
     """
     if subject not in _made:
@@ -66,7 +67,8 @@ def _files(subject: Subject) -> dict[str, bytes]:
             return ()
 
         # In a child: exporting takes more memory than a cell at the edge is given.
-        done_in_a_child(make)
+        if done_in_a_child(make) is None:
+            raise MemoryError("exporting to ONNX takes more memory than this machine has")
         if (folder / _WHY).exists():
             raise Unsupported((folder / _WHY).read_text())
         return {path.name: path.read_bytes() for path in folder.iterdir()}
