@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from orchestrator import tuning
@@ -20,7 +20,7 @@ from workloads import plugins, registry
 from workloads.cell import Cell, Limits
 
 
-def expand(loaded: LoadedSpec, tried: Tried | None = None) -> Plan:
+def expand(loaded: LoadedSpec, tried: Tried | None = None, *, ran: Container[str] = ()) -> Plan:
     """The cells of a sweep file: measure blocks round by round, the trials of tuning, then train
     blocks seed by seed. What trains as tuning will say is open until `tried` tells.
 
@@ -29,7 +29,8 @@ def expand(loaded: LoadedSpec, tried: Tried | None = None) -> Plan:
     alike, the order survives a restart, and one more round leaves the earlier ones as they were.
 
     Raises:
-        SpecError: a model that cannot be built as asked, found by a dry build of each distinct one.
+        SpecError: a model that cannot be built as asked, found by a dry build of each distinct one;
+        cells that `ran`, by their ids, need none.
     """
     spec = loaded.spec
     searches, settings = _tuning(loaded, tried or Tried())
@@ -43,7 +44,7 @@ def expand(loaded: LoadedSpec, tried: Tried | None = None) -> Plan:
         random.Random(f"{spec.name}/{block[0].kind}/{block[0].replicate}").shuffle(block)
         cells.update((cell.id, cell) for cell in block)
         if number == 0 or block[0].kind != blocks[number - 1][0].kind:
-            _check_models(loaded, block)
+            _check_models(loaded, (cell for cell in block if cell.id not in ran))
     task = registry.load("tasks", spec.task.name)
     return Plan(
         name=spec.name,
@@ -194,13 +195,13 @@ def _comparison(spec: SweepSpec) -> Comparison:
     )
 
 
-def _check_models(loaded: LoadedSpec, block: Iterable[Cell]) -> None:
+def _check_models(loaded: LoadedSpec, cells: Iterable[Cell]) -> None:
     """Dry-build every distinct model on the meta device; a user's mistake ends here."""
     from workloads.check import check
 
     labels = [choice.label for choice in loaded.spec.choices()]
     faults: dict[Fault, None] = {}
-    for cell in block:
+    for cell in cells:
         try:
             check(cell)
         except ValueError as error:

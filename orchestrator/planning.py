@@ -20,8 +20,10 @@ def planned(
 ) -> Plan:
     """The plan after these records. `environments`, by device class, are those of the machines that
     run the cells; without them `expected_environments` says. Raises SpecError."""
-    if loaded.spec.tune is None:
-        return expand(loaded)
     envelopes, device = list(envelopes), loaded.device_class
+    ran = frozenset(envelope.record.cell.id for envelope in envelopes)
+    if loaded.spec.tune is None:
+        return expand(loaded, ran=ran)
     where = (environments or expected_environments([device], envelopes)).get(device)
-    return expand(loaded, None if where is None else Tried.of(envelopes, where.fingerprint))
+    tried = None if where is None else Tried.of(envelopes, where.fingerprint)
+    return expand(loaded, tried, ran=ran)

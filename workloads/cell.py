@@ -199,4 +199,8 @@ def _with_tuples(options: Mapping[str, Any]) -> dict[str, Scalar]:
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal content, equal text. NaN and infinity are
     refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _canonical(value)
+
+
+# `json.dumps` would make one for each call.
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
