@@ -20,6 +20,8 @@ from orchestrator.analysis.observations import Observed, ObservedCell
 Floats = NDArray[np.float64]
 CUTS = frozenset({"out_of_memory", "timeout"})
 """Reasons at which a curve stops: whatever lies beyond is not looked at."""
+TRIVIAL = "baseline_"
+"""What a metric's or fact's name begins with that is what needs no model reaches in another."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +96,8 @@ class Block:
 
 
 def assemble(observed: Observed) -> tuple[Block, ...]:
-    """Every block that the records say something about: by metric, then kind, task, size, batch."""
+    """Every block that the records say something about: by metric, then kind, task, size, batch.
+    What needs no model is beside the metric it is the baseline of, and not compared itself."""
     groups: dict[tuple[object, ...], list[ObservedCell]] = {}
     for seen in observed.compared:
         cell = seen.cell
@@ -105,9 +108,14 @@ def assemble(observed: Observed) -> tuple[Block, ...]:
     return tuple(
         _block(metric, facts, groups[key])
         for metric, facts in observed.metrics.items()
+        if not _is_trivial(metric, observed)
         for key in sorted(groups)
         if any(metric in seen.medians or metric in seen.reasons for seen in groups[key])
     )
+
+
+def _is_trivial(metric: str, observed: Observed) -> bool:
+    return metric.startswith(TRIVIAL) and metric.removeprefix(TRIVIAL) in observed.metrics
 
 
 def _block(metric: str, facts: MetricFacts, group: list[ObservedCell]) -> Block:
@@ -167,7 +175,7 @@ def _trivial(metric: str, seen: ObservedCell) -> list[float]:
     says so."""
     if seen.merged is None:
         return []
-    name = f"baseline_{metric}"
+    name = TRIVIAL + metric
     value = seen.medians.get(name, seen.merged.facts.get(name))
     return [float(value)] if isinstance(value, int | float) else []
 

@@ -42,10 +42,11 @@ def made(
     accuracy: Mapping[str, float],
     trivial: float | None,
     coordinate: str = "distance",
+    as_metric: bool = False,
     **said: Scalar,
 ) -> Tables:
-    """Tables of labels with these accuracies, nearly, beside this trivial baseline; `said` are
-    further facts of every record."""
+    """Tables of labels with these accuracies, nearly, beside this trivial baseline, which is a fact
+    or a metric; `said` are further facts of every record."""
     cells = [
         replace(cell, metrics=("accuracy", "accuracy_by_distance"))
         for cell in train_cells(accuracy, (64, 128), seeds=SEEDS)
@@ -55,14 +56,16 @@ def made(
         assert cell.seed is not None
         value = accuracy[cell.label] + 0.002 * cell.seed
         curve = [value, value - 0.1, value - 0.3]
+        taken = [measured("baseline_accuracy", trivial)] if as_metric and trivial else []
         made = envelope(
             cell,
+            *taken,
             measured("accuracy", value),
             measured("accuracy_by_distance", *curve, coordinate=coordinate, at=DISTANCES),
         )
         position = "rope" if cell.label == "transformer" else None
         facts = {**made.record.facts, "position_encoding": position, **said}
-        if trivial is not None:
+        if trivial is not None and not as_metric:
             facts["baseline_accuracy"] = trivial
         envelopes.append(replace(made, record=replace(made.record, facts=facts)))
     return tables.build(plan_of(cells), envelopes)
@@ -106,6 +109,14 @@ def test_a_verdict_stands_where_one_of_the_two_is_better_than_no_model(
     (row,) = built.crossovers.to_pylist()
     assert row["verdict"] == verdict
     assert {row["trivial"] for row in built.summary.to_pylist()} == {trivial}
+
+
+def test_a_baseline_that_is_a_metric_is_that_of_another_and_no_comparison_of_its_own() -> None:
+    built = made({"lstm": 0.5, "transformer": 0.9}, 0.4, as_metric=True)
+    told = made({"lstm": 0.5, "transformer": 0.9}, 0.4)
+    for name in ("summary", "crossovers", "contrasts", "winners", "scaling"):
+        assert getattr(built, name).equals(getattr(told, name)), name
+    assert set(built.cells["baseline_accuracy"].to_pylist()) == {0.4}
 
 
 def test_where_neither_is_there_is_no_verdict_and_no_winner() -> None:
