@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 CUTS = frozenset({"out_of_memory", "timeout"})
 """Reasons at which a curve stops: whatever lies beyond is not looked at."""
 TRIVIAL = "baseline_"
-"""What a metric's or fact's name begins with that is what needs no model reaches in another."""
+"""What the names of metrics and facts begin with that need no model."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,14 +108,10 @@ def assemble(observed: Observed) -> tuple[Block, ...]:
     return tuple(
         _block(metric, facts, groups[key])
         for metric, facts in observed.metrics.items()
-        if not _is_trivial(metric, observed)
+        if not metric.startswith(TRIVIAL)
         for key in sorted(groups)
         if any(metric in seen.medians or metric in seen.reasons for seen in groups[key])
     )
-
-
-def _is_trivial(metric: str, observed: Observed) -> bool:
-    return metric.startswith(TRIVIAL) and metric.removeprefix(TRIVIAL) in observed.metrics
 
 
 def _block(metric: str, facts: MetricFacts, group: list[ObservedCell]) -> Block:

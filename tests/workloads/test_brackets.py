@@ -324,9 +324,9 @@ def test_a_tiny_model_learns_and_has_its_metrics(folder: Path, tmp_path: Path) -
     events = list(run(cell, tmp_path))
     found = {event.metric: event for event in events if isinstance(event, Measurement)}
     assert set(TASK.metrics) <= set(found)
-    assert found["accuracy"].samples[0] > found["majority_accuracy"].samples[0]
+    assert found["accuracy"].samples[0] > found["baseline_majority_accuracy"].samples[0]
     assert found["accuracy_by_distance"].at == found["baseline_accuracy_by_distance"].at
-    guesses = [found[f"{name}_accuracy"].samples for name in ("last_token", "last_opened")]
+    guesses = [found[f"baseline_{name}_accuracy"].samples for name in ("last_token", "last_opened")]
     assert found["baseline_accuracy"].samples in guesses
     facts: dict[str, Any] = {}
     for event in events:

@@ -20,11 +20,12 @@ own. Split by a hash of the file's content: 80 in a hundred train, 10 validate, 
 Score: for each distance between the brackets (1, 2, 3-4, 5-8, ... tokens) up to `per_distance`
 closing brackets of the held-out files, the same at each length, each from the `seq_len` tokens
 before it. `accuracy` weighs them back to the shares of all closing brackets with an opening that
-near. Three guesses need no model: the most frequent answer (`majority_accuracy`), the answer most
-frequent after the token just read (`last_token_accuracy`), both counted in the training files, and
-the bracket opened last, closed or not (`last_opened_accuracy`). `baseline_accuracy`, and its curve,
-is of the one among them that is most often right in the training files at that length: of the
-packaged code the last token for C++, the last opened for Python.
+near. Three guesses need no model: the most frequent answer (`baseline_majority_accuracy`), the
+answer most frequent after the token just read (`baseline_last_token_accuracy`), both counted in the
+training files, and the bracket opened last, closed or not (`baseline_last_opened_accuracy`).
+`baseline_accuracy`, and its curve, is of the one among them that is most often right in the
+training files at that length: of the packaged code the last token for C++, the last opened for
+Python.
 """
 
 from __future__ import annotations
@@ -324,13 +325,13 @@ TASK = Task(
         "accuracy_by_length": share("accuracy by length of the input", _accuracy_by_length),
         "baseline_accuracy": _overall(BEST, _by_best_guess),
         "baseline_accuracy_by_distance": _by_distance(f"{BEST} {DISTANCE}", _by_best_guess),
-        "majority_accuracy": _overall(
+        "baseline_majority_accuracy": _overall(
             "accuracy of the most frequent bracket", _by_guess(by_majority)
         ),
-        "last_token_accuracy": _overall(
+        "baseline_last_token_accuracy": _overall(
             "accuracy of the most frequent bracket after the last token", _by_guess(by_last_token)
         ),
-        "last_opened_accuracy": _overall(
+        "baseline_last_opened_accuracy": _overall(
             "accuracy of the bracket that was opened last", _by_guess(by_last_opened)
         ),
     },
