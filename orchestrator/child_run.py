@@ -63,7 +63,8 @@ def revision(merged: Merged) -> str:
 def name(cell: Cell) -> str:
     """A run's name for people: `lstm 512 x 8 round 0`, `lstm 512 seed 1`."""
     if cell.kind == "measure":
-        return f"{cell.label} {cell.seq_len} x {cell.batch_size} round {cell.round}"
+        mode = "" if cell.execution == "eager" else f" {cell.execution}"
+        return f"{cell.label} {cell.seq_len} x {cell.batch_size}{mode} round {cell.round}"
     if cell.kind == "tune":
         return f"{cell.label} {cell.seq_len} trial {cell.trial} of {cell.study}"
     return f"{cell.label} {cell.seq_len} seed {cell.seed}"

@@ -40,6 +40,8 @@ CHILD_SECONDS = 0.1
 TRACED_STEPS = 12
 # A search for a limit costs as much as so many training steps at it.
 LIMIT_TRIES = 12
+# torch's compiler builds what a metric times.
+BUILD_SECONDS = 30.0
 # A graph is made, or a process started that serves it, once a metric.
 EXPORT_SECONDS = 2.0
 # What a process holds besides tensors: buffers of libraries, the allocator's own slack.
@@ -85,7 +87,7 @@ class CostModel:
             # An architecture not seen yet: as far off as the others were.
             factors = [f for (kind, _), f in self.factors.items() if kind == _kind(cell)]
             factor = statistics.median(factors) if factors else 1.0
-        seconds = CHILD_SECONDS + factor * _raw_seconds(cell, self.rates)
+        seconds = CHILD_SECONDS + factor * _raw_seconds(cell, self.rates) + _build_seconds(cell)
         return Prediction(seconds=seconds, peak_bytes=_peak_bytes(cell))
 
     def corrected_by(self, envelopes: Iterable[Envelope]) -> CostModel:
@@ -99,7 +101,7 @@ class CostModel:
             raw = _raw_seconds(cell, self.rates)
             # A cell of metrics that cost nothing says nothing of the machine's speed.
             if raw > 0:
-                measured = max(record.seconds - CHILD_SECONDS, 1e-3)
+                measured = max(record.seconds - CHILD_SECONDS - _build_seconds(cell), 1e-3)
                 ratios.setdefault((_kind(cell), cell.architecture), []).append(measured / raw)
         factors = {key: statistics.median(values) for key, values in ratios.items()}
         return CostModel(rates=self.rates, probed=self.probed, factors=factors)
@@ -153,6 +155,10 @@ def _raw_seconds(cell: Cell, rates: Rates) -> float:
     if cell.kind != "measure":
         return _training_seconds(cell, rates)
     return sum(_work_seconds(cell, _work_of(cell.task, name), rates) for name in cell.metrics)
+
+
+def _build_seconds(cell: Cell) -> float:
+    return 0.0 if cell.execution == "eager" else BUILD_SECONDS * len(cell.metrics)
 
 
 @cache

@@ -17,7 +17,7 @@ from orchestrator.search import Search, Setting
 from orchestrator.spec import Choice, Fault, LoadedSpec, Measure, SweepSpec, resolve_label
 from orchestrator.tuning import Point, Tried
 from workloads import plugins, registry
-from workloads.cell import Cell, Limits
+from workloads.cell import EXECUTIONS, Cell, Limits
 
 
 def expand(loaded: LoadedSpec, tried: Tried | None = None, *, ran: Container[str] = ()) -> Plan:
@@ -86,8 +86,8 @@ def _shared_fields(loaded: LoadedSpec, choice: Choice, size: int) -> dict[str, A
 
 
 def _measure_block(loaded: LoadedSpec, number: int) -> list[Cell]:
-    """One round. Metrics without noise are taken in the first one only, and those that do not
-    depend on an axis at its smallest value only."""
+    """One round. Metrics without noise are taken in the first one only, those that do not depend on
+    an axis at its smallest value only, and those that are not timed in eager mode only."""
     spec, part = loaded.spec, loaded.spec.measure
     assert part is not None
     known = {name: registry.metric(spec.task.name, name) for name in part.metrics}
@@ -95,7 +95,7 @@ def _measure_block(loaded: LoadedSpec, number: int) -> list[Cell]:
     cells = []
     for choice, size in itertools.product(spec.choices(), spec.model.sizes()):
         shared = _shared_fields(loaded, choice, size)
-        for seq_len, batch in itertools.product(part.seq_len, _batches(part)):
+        for seq_len, batch, mode in itertools.product(part.seq_len, _batches(part), EXECUTIONS):
             batch_size, batch_tokens = batch
             here = {"seq_len": seq_len, "batch_size": batch}
             metrics = tuple(
@@ -103,6 +103,7 @@ def _measure_block(loaded: LoadedSpec, number: int) -> list[Cell]:
                 for name, metric in known.items()
                 if (number == 0 or not metric.deterministic)
                 and all(here[axis] == smallest[axis] for axis in metric.ignores)
+                and mode in (part.execution if metric.by_execution else ("eager",))
             )
             if not metrics:
                 continue
@@ -114,6 +115,7 @@ def _measure_block(loaded: LoadedSpec, number: int) -> list[Cell]:
                     batch_size=batch_size or max(1, round(batch_tokens / seq_len)),
                     batch_tokens=batch_tokens or None,
                     round=number,
+                    execution=mode,
                     metrics=metrics,
                 )
             )

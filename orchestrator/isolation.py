@@ -232,10 +232,12 @@ def _smaller(one: int | None, other: int | None) -> int | None:
 
 def child_environment() -> dict[str, str]:
     """What a child may know: no secret, and one thread before torch is told otherwise. Kernels that
-    Triton builds are kept in one folder of the machine, for all children and sweeps."""
+    Triton and torch's compiler build are kept in folders of the machine, for all children and
+    sweeps."""
     secret = secret_names(os.environ, of_ray_too=True)
     kept = {name: value for name, value in os.environ.items() if name not in secret}
     kept.setdefault("TRITON_CACHE_DIR", str(cache_folder() / "triton"))
+    kept.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 
 

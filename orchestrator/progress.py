@@ -133,7 +133,8 @@ def describe(cell: Cell) -> str:
     batch = f", batch {cell.batch_size}" if cell.batch_size else ""
     which = f"seed {cell.seed}"
     if cell.kind == "measure":
-        which = f"round {cell.round}"
+        mode = "" if cell.execution == "eager" else f"{cell.execution}, "
+        which = f"{mode}round {cell.round}"
     elif cell.kind == "tune":
         which = f"trial {cell.trial} at learning rate {cell.learning_rate}"
     return f"{cell.kind} {cell.label}, context {cell.seq_len}{batch}, {which}"

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from orchestrator import account, quantities
-from orchestrator.analysis.tables import Tables
+from orchestrator.analysis.tables import Tables, block_of
 from orchestrator.conclusion import answer
 from orchestrator.plots.series import (
     Frame,
@@ -26,6 +26,7 @@ from orchestrator.plots.series import (
     file_name,
     frames,
     front,
+    mode_words,
 )
 
 Row = dict[str, Any]
@@ -134,19 +135,20 @@ def _primary_figure(tables: Tables) -> str | None:
         task=row["task"],
         size=row["size"],
         batch=row["batch"],
+        execution=row["execution"],
     )
 
 
 def _pair(row: Row) -> tuple[Any, ...]:
-    return row["metric"], row["task"], row["size"], row["batch"], row["challenger"]
+    return *block_of(row), row["challenger"]
 
 
-def _told(row: Row) -> str:
+def _told(tables: Tables, row: Row) -> str:
     """A comparison's conditions in words."""
     words = [quantities.size(row["size"]) + " parameters"]
     if row["batch"] is not None:
         words.append(batch_words(row["batch"]))
-    return ", ".join(words)
+    return ", ".join([*words, *mode_words(tables, row["execution"])])
 
 
 def comparisons(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
@@ -158,7 +160,7 @@ def comparisons(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
     return [
         {
             "title": known[key].title if key in known else key[0],
-            "conditions": _told(rows[0]),
+            "conditions": _told(tables, rows[0]),
             "log": key not in known or known[key].log,
             "rows": rows,
         }
@@ -182,7 +184,7 @@ def certificate(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
         found.append(
             {
                 "title": known[key].title if key in known else key[0],
-                "conditions": _told(blocks[key][0]),
+                "conditions": _told(tables, blocks[key][0]),
                 "clauses": list(dict.fromkeys(row["clause"] for row in blocks[key])),
                 "rows": [{"challenger": name, "clauses": of} for name, of in by_challenger.items()],
             }
@@ -261,7 +263,7 @@ def scaling(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
     ]
     blocks = [(frame, [row for row in rows if frame.holds(row)]) for frame in shown]
     return [
-        {"title": frame.title, "conditions": _told(mine[0]), **_unit(frame), "rows": mine}
+        {"title": frame.title, "conditions": _told(tables, mine[0]), **_unit(frame), "rows": mine}
         for frame, mine in blocks
         if mine
     ]

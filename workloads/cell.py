@@ -18,11 +18,23 @@ from typing import Any, Literal, cast, get_args
 CELL_SCHEMA = 1
 Kind = Literal["measure", "tune", "train"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Execution = Literal["eager", "compiled", "graph"]
+EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
+"""How what is timed is launched: see `execution.py`."""
 Scalar = str | int | float | bool | None | tuple[str, ...]
 """The value of an option: plain, or several words."""
 
-# Fields that came later: left out of the id where they ask for nothing, so that old ids hold.
-_LATER = ("shell", "eval_seq_len", "carry_state", "optimiser", "study", "trial")
+# Fields that came later, as they ask for nothing: then they are no part of the id, so that old ids
+# hold.
+_LATER: Mapping[str, object] = {
+    "shell": {},
+    "execution": "eager",
+    "eval_seq_len": [],
+    "carry_state": False,
+    "optimiser": {},
+    "study": None,
+    "trial": None,
+}
 # Not part of the id: asking for one more metric, or raising a limit, must not repeat old work.
 _OUTSIDE_ID = frozenset({"metrics", "limits"})
 
@@ -66,12 +78,13 @@ class Cell:
     `shell`, the sweep's switches for the model around the mixers (`short_conv`, `mlp`, `tied_head`,
     `d_model`). `size` is 0 where none was asked for.
     `device` is a device class: `cpu:THREADS`, or the accelerator's name as a slug. `batch_tokens`
-    is set beside `batch_size` where the sweep asked for constant tokens per step. `eval_seq_len`
-    are the lengths at which what was trained is evaluated, beside its own. With `carry_state` each
-    update goes on in the text, and with the state, where the last one ended (truncated
-    backpropagation through time). `optimiser` holds what differs from `Optimiser`. A tune
-    cell is trial 1, 2, ... of its `study`, the search it belongs to. A `learning_rate` of None is
-    still to be found by tuning: such a cell cannot run yet. Fields of another kind are None.
+    is set beside `batch_size` where the sweep asked for constant tokens per step. `execution` is
+    how what is timed is launched (`execution.py`). `eval_seq_len` are the lengths at which what was
+    trained is evaluated, beside its own. With `carry_state` each update goes on in the text, and
+    with the state, where the last one ended (truncated backpropagation through time). `optimiser`
+    holds what differs from `Optimiser`. A tune cell is trial 1, 2, ... of its `study`, the search
+    it belongs to. A `learning_rate` of None is still to be found by tuning: such a cell cannot run
+    yet. Fields of another kind are None.
     """
 
     kind: Kind
@@ -92,6 +105,7 @@ class Cell:
     batch_size: int | None = None
     batch_tokens: int | None = None
     round: int | None = None
+    execution: Execution = "eager"
     # tune, train
     seed: int | None = None
     tokens: int | None = None
@@ -112,8 +126,8 @@ class Cell:
         """SHA-256 (hex) over the canonical JSON of every field that decides a number; key order
         does not matter."""
         content = {name: value for name, value in self.to_dict().items() if name not in _OUTSIDE_ID}
-        for name in _LATER:
-            if not content[name]:
+        for name, nothing in _LATER.items():
+            if content[name] == nothing:
                 del content[name]
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 

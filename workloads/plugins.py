@@ -107,6 +107,8 @@ class Metric:
     the others, what leaves traces in it after them.
     work: what taking its samples costs, for predictions.
     ignores: axes of the sweep that it does not depend on; it is taken at their smallest value only.
+    by_execution: taken in every mode of execution that a sweep names (`Subject.executed`); what is
+    not is taken in eager mode.
     capped: measured under the cell's cap of memory, so that another cap asks for it anew.
     Task metrics (quality) have `evaluate` instead, called once after training; timed and memory
     metrics `measure`.
@@ -121,6 +123,7 @@ class Metric:
     turn: int = 0
     work: Work = "nothing"
     ignores: tuple[Axis, ...] = ()
+    by_execution: bool = False
     capped: bool = False
     measure: Callable[[Subject], tuple[float, ...]] | None = None
     evaluate: Callable[[TrainedModel], Evaluation] | None = None

@@ -19,7 +19,7 @@ import torch
 import torch._dynamo
 
 from workloads import device as devices
-from workloads import plugins, registry, sizing
+from workloads import execution, plugins, registry, sizing
 from workloads.cell import Cell, Optimiser
 from workloads.check import Built, check
 from workloads.events import Event, Facts, Started, unmeasured
@@ -175,10 +175,13 @@ def _outcome(subject: Subject, name: str, metric: Metric) -> Measurement:
     except Unsupported as error:
         return metric.measurement(name, reason="unsupported", detail=str(error))
     except (RuntimeError, MemoryError) as error:
-        detail = out_of_memory(error)
-        if detail is None:
-            raise
-        return metric.measurement(name, reason="out_of_memory", detail=detail)
+        if detail := out_of_memory(error):
+            return metric.measurement(name, reason="out_of_memory", detail=detail)
+        if isinstance(error, execution.not_built()):
+            said = str(error).strip().splitlines()[0]
+            detail = f"{subject.cell.execution}: torch cannot build it: {said}"
+            return metric.measurement(name, reason="unsupported", detail=detail)
+        raise
 
 
 def _train(cell: Cell, built: Built, device: torch.device, cache: Path) -> Iterator[Event]:

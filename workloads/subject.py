@@ -8,17 +8,24 @@ every architecture sees the same ones.
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+from workloads import execution
 from workloads.cell import Cell
 from workloads.check import Built
 from workloads.model import Backbone, ModelShape, build, dtype_of
 from workloads.objectives import Objective, objective_of
 from workloads.train import adamw, outputs_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Prefill = Callable[[Tensor, list[Any]], tuple[Tensor, list[Any]]]
 
 # Weights move at this rate in a timed step; no number here depends on it.
 _LEARNING_RATE = 1e-4
@@ -27,9 +34,11 @@ _LEARNING_RATE = 1e-4
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingStep:
     """One training step over one batch: forward, loss, backward, AdamW, gradients dropped. Clipping
-    and data loading are left out. `scored` targets make the loss a mean."""
+    and data loading are left out. `scored` targets make the loss a mean. `forward` is the model,
+    as it is executed."""
 
     model: Backbone
+    forward: Callable[[Tensor], Tensor]
     optimizer: torch.optim.AdamW
     inputs: Tensor
     targets: Tensor
@@ -38,7 +47,7 @@ class TrainingStep:
     precision: str
 
     def __call__(self) -> None:
-        outputs = outputs_of(self.model, self.inputs, self.precision)
+        outputs = outputs_of(self.forward, self.inputs, self.precision)
         torch.autograd.backward(self.objective.total(outputs, self.targets) / self.scored)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -95,15 +104,20 @@ class Subject:
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.cell.replicate)
 
-    def training_step(self) -> TrainingStep:
+    def executed(self, function: Callable[P, R]) -> Callable[P, R]:
+        """A function of the model, in the cell's mode of execution. Raises Unsupported."""
+        return execution.ready(function, self.cell.execution, self.device)
+
+    def training_step(self, *, executed: bool = False) -> TrainingStep:
         """A training step of a model of its own, with float32 weights and an optimiser that has not
-        stepped yet."""
+        stepped yet; eager, unless it is to be `executed` in the cell's own mode."""
         model = build(self.shape, seed=self.cell.replicate, device=self.device).train()
         made, objective = self._made(), objective_of(self.cell)
         targets = objective.made(made, self.shape.ends, self._generator())
         inputs = made[:, :-1].contiguous()
         return TrainingStep(
             model=model,
+            forward=self.executed(model) if executed else model,
             optimizer=adamw(model, _LEARNING_RATE),
             inputs=(inputs if self.shape.ends.vocab_size else inputs.float()).to(self.device),
             targets=targets.to(self.device),
@@ -113,11 +127,13 @@ class Subject:
         )
 
     @torch.inference_mode()
-    def prefilled(self, room: int = 0) -> tuple[Tensor, list[object]]:
+    def prefilled(
+        self, room: int = 0, prefill: Prefill | None = None
+    ) -> tuple[Tensor, list[object]]:
         """The whole context through prefill: the last outputs (batch_size, outputs), and the state
         after it with room for so many tokens more."""
         state = self.model.empty_state(self.batch_size, self.cell.seq_len + room)
-        return self.model.prefill(self.made[:, :-1], state)
+        return (prefill or self.model.prefill)(self.made[:, :-1], state)
 
     def free(self) -> None:
         """Drop model and inputs, and give an accelerator's unused memory back."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -128,7 +128,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def outputs_of(model: Backbone, inputs: Tensor, precision: str) -> Tensor:
+def outputs_of(model: Callable[[Tensor], Tensor], inputs: Tensor, precision: str) -> Tensor:
     """Outputs (B, T, O) in float32: the forward pass of training and of evaluation."""
     with autocast(precision, inputs.device):
         outputs: Tensor = model(inputs)

@@ -51,7 +51,9 @@ def rows(blocks: tuple[Block, ...], environment: str | None) -> list[dict[str, o
     found = [
         row
         for block in blocks
-        if block.metric in FIGURES and block.batch in (None, _batch(blocks, block))
+        if block.metric in FIGURES
+        and block.batch in (None, _batch(blocks, block))
+        and block.execution == _first(blocks, block).execution
         for row in _rows(block, environment)
     ]
     return found if len({row["metric"] for row in found}) >= ENOUGH else []
@@ -61,6 +63,11 @@ def _batch(blocks: tuple[Block, ...], one: Block) -> str | None:
     """The article's batch where the metric was measured at it, else the first."""
     batches = [block.batch for block in blocks if block.metric == one.metric]
     return BATCH if BATCH in batches else batches[0]
+
+
+def _first(blocks: tuple[Block, ...], one: Block) -> Block:
+    """The first block of its metric: of several modes of execution, the plainest."""
+    return next(block for block in blocks if block.metric == one.metric)
 
 
 def _rows(block: Block, environment: str | None) -> Iterator[dict[str, object]]:

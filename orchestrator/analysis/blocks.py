@@ -7,26 +7,31 @@ so that differences pair by replicate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.analysis.derived import MetricFacts
 from orchestrator.analysis.observations import Observed, ObservedCell
+from workloads.cell import EXECUTIONS
 
 Floats = NDArray[np.float64]
 CUTS = frozenset({"out_of_memory", "timeout"})
 """Reasons at which a curve stops: whatever lies beyond is not looked at."""
+BEST = "best"
+"""What the mode of execution is called where each label has its own best."""
 TRIVIAL = "baseline_"
 """What the names of metrics and facts begin with that need no model."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Block:
-    """One metric of one kind of cell, size and batch.
+    """One metric of one kind of cell, size, batch and mode of execution; of the modes of a sweep
+    that has several, `best` is each label's own best at each context.
 
     `values` is (labels, contexts, replicates) in the metric's unit, NaN where there is none.
     `reasons[label][context]` says why a point has no number, or (`undertrained`) no verdict; a
@@ -41,6 +46,7 @@ class Block:
     task: str
     size: int
     batch: str | None
+    execution: str | None
     batch_sizes: tuple[int | None, ...]
     device: str
     labels: tuple[str, ...]
@@ -91,6 +97,7 @@ class Block:
             "task": self.task,
             "size": self.size,
             "batch": self.batch,
+            "execution": self.execution,
             "device": self.device,
         }
 
@@ -103,15 +110,51 @@ def assemble(observed: Observed) -> tuple[Block, ...]:
         cell = seen.cell
         constant_tokens = cell.batch_tokens is not None
         batch = cell.batch_tokens if constant_tokens else cell.batch_size
-        key = (cell.kind, cell.task, cell.size, cell.device, constant_tokens, batch or 0)
+        mode = EXECUTIONS.index(cell.execution)
+        key = (cell.kind, cell.task, cell.size, cell.device, constant_tokens, batch or 0, mode)
         groups.setdefault(key, []).append(seen)
-    return tuple(
+    found = [
         _block(metric, facts, groups[key])
         for metric, facts in observed.metrics.items()
         if not metric.startswith(TRIVIAL)
         for key in sorted(groups)
         if any(metric in seen.medians or metric in seen.reasons for seen in groups[key])
-    )
+    ]
+    return tuple(one for same in _by_mode(found) for one in _with_best(same))
+
+
+def _by_mode(blocks: list[Block]) -> Iterator[list[Block]]:
+    """Neighbours that differ in their mode of execution alone."""
+    for _, same in groupby(blocks, lambda block: block.key | {"execution": None, "": block.kind}):
+        yield list(same)
+
+
+def _with_best(modes: list[Block]) -> list[Block]:
+    """The blocks, and where there are several that hold the same points, the best mode's."""
+    first = modes[0]
+    if len(modes) == 1 or any(
+        (one.labels, one.contexts, one.values.shape)
+        != (first.labels, first.contexts, first.values.shape)
+        for one in modes
+    ):
+        return modes
+    sign = 1.0 if first.facts.better == "smaller" else -1.0
+    stacked = np.stack([one.values for one in modes])
+    known = np.asarray(np.isfinite(stacked).any(-1))
+    centres = np.where(known, np.nanmedian(np.where(known[..., None], stacked, 0.0), -1), np.nan)
+    chosen = np.where(known, sign * centres, np.inf).argmin(0)
+    return [
+        *modes,
+        replace(
+            first,
+            execution=BEST,
+            values=np.take_along_axis(stacked, chosen[None, :, :, None], 0)[0],
+            reasons=tuple(
+                tuple(modes[mode].reasons[i][j] for j, mode in enumerate(row))
+                for i, row in enumerate(chosen.tolist())
+            ),
+        ),
+    ]
 
 
 def _block(metric: str, facts: MetricFacts, group: list[ObservedCell]) -> Block:
@@ -152,6 +195,7 @@ def _block(metric: str, facts: MetricFacts, group: list[ObservedCell]) -> Block:
         task=first.task,
         size=first.size,
         batch=first.batch,
+        execution=first.execution if first.kind == "measure" else None,
         batch_sizes=tuple(dict.fromkeys(seen.cell.batch_size for seen in cells)),
         device=first.device,
         labels=labels,

@@ -68,6 +68,7 @@ def _row(
         "cell_id": cell.id,
         "status": seen.status,
         "options": canonical_json(dict(cell.options)),
+        "execution": cell.execution if cell.kind == "measure" else None,
         "tokens_per_update": cell.tokens_per_update,
         "message": "measured in another environment only" if seen.elsewhere else None,
         "family": _family(cell.architecture),

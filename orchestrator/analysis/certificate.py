@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator import quantities
-from orchestrator.analysis.blocks import Block
+from orchestrator.analysis.blocks import BEST, Block
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.search import Search
 
@@ -108,7 +108,12 @@ def _comparisons(
 def _side(block: Block, row: int, cells: _Cells, searches: Collection[Search]) -> _Side:
     label = block.labels[row]
     anywhere = cells.get((label, block.task, block.size, block.device), [])
-    mine = [s for s in anywhere if (s.cell.kind, s.cell.batch) == (block.kind, block.batch)]
+    mine = [
+        seen
+        for seen in anywhere
+        if (seen.cell.kind, seen.cell.batch) == (block.kind, block.batch)
+        and block.execution in (None, BEST, seen.cell.execution)
+    ]
     searched = tuple(s for s in searches if (s.label, s.size) == (label, block.size))
     return _Side(label, row, tuple(mine), tuple(anywhere), searched)
 

@@ -95,6 +95,11 @@ class Tables:
     scaling: pa.Table
 
 
+def block_of(row: Mapping[str, Any]) -> tuple[str, str, int, str | None, str | None]:
+    """What all rows of one figure share, in any of the tables that judge."""
+    return row["metric"], row["task"], row["size"], row["batch"], row["execution"]
+
+
 def build(
     plan: Plan,
     envelopes: Sequence[Envelope],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from orchestrator.analysis.tables import Tables
+from orchestrator.analysis.tables import Tables, block_of
 from orchestrator.conclusion.asides import asides
-from orchestrator.conclusion.comparison import Comparison, Row, block, plural
+from orchestrator.conclusion.comparison import Comparison, Row, plural
 from orchestrator.conclusion.verdicts import sentence, sentences
 from orchestrator.quantities import count, size
+from workloads.cell import EXECUTIONS
 
 MOST_SENTENCES = 4
 """Of an answer without a primary comparison, pairs that cross first."""
@@ -41,7 +42,7 @@ def _comparisons(tables: Tables) -> list[Comparison]:
         return [Comparison(tables, primary)] if primary else []
     found: dict[str, list[Row]] = {}
     for row in verdicts:
-        if block(row) == block(verdicts[0]):
+        if block_of(row) == block_of(verdicts[0]):
             found.setdefault(row["challenger"], []).append(row)
     crossing_first = sorted(found.values(), key=lambda rows: rows[0]["verdict"] != "crosses")
     return [Comparison(tables, rows) for rows in crossing_first]
@@ -70,4 +71,6 @@ def _where(tables: Tables, row: Row) -> str:
     batch = row["batch"]
     if batch is not None:
         words += f" at batch {batch}" if batch.isdigit() else f" at {batch} per batch"
+    if row["execution"] not in (None, EXECUTIONS[0]):
+        words += f", {row['execution']}"
     return f"On {device}, {words},"

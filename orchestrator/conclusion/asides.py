@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.analysis.certificate import KERNEL_CLASS
-from orchestrator.conclusion.comparison import Comparison, block
+from orchestrator.analysis.tables import block_of
+from orchestrator.conclusion.comparison import Comparison
 from orchestrator.quantities import count, figures, percent
 
 _STOPPED = {
@@ -49,7 +50,7 @@ def _unfair(comparison: Comparison) -> Iterator[str]:
 
 def _stops(comparison: Comparison) -> Iterator[str]:
     summary = comparison.tables.summary.to_pylist()
-    mine = [row for row in summary if block(row) == block(comparison.first)]
+    mine = [row for row in summary if block_of(row) == block_of(comparison.first)]
     for label in (comparison.challenger, comparison.baseline):
         at = [
             (row["seq_len"], row["reason"])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.analysis.tables import Tables
+from orchestrator.analysis.tables import Tables, block_of
 from orchestrator.quantities import count
 
 Row = dict[str, Any]
@@ -56,7 +56,7 @@ class Comparison:
         return [
             contrast
             for contrast in self.tables.contrasts.to_pylist()
-            if block(contrast) == block(self.first)
+            if block_of(contrast) == block_of(self.first)
             and contrast["challenger"] == self.challenger
             and contrast["estimate"] is not None
         ]
@@ -82,7 +82,7 @@ class Comparison:
         return {
             row["clause"]: row["figure"]
             for row in self.tables.certificate.to_pylist()
-            if block(row) == block(self.first)
+            if block_of(row) == block_of(self.first)
             and row["challenger"] == self.challenger
             and row["holds"] is False
         }
@@ -93,7 +93,7 @@ class Comparison:
             (
                 row
                 for row in self.tables.summary.to_pylist()
-                if block(row) == block(self.first) and label in (None, row["label"])
+                if block_of(row) == block_of(self.first) and label in (None, row["label"])
             ),
             _UNKNOWN,
         )
@@ -102,11 +102,6 @@ class Comparison:
         """A label with the code that ran under it."""
         code = self.summary(label)["implementation"]
         return f"{label} ({code})" if code else label
-
-
-def block(row: Row) -> tuple[Any, ...]:
-    """What all rows of one figure share."""
-    return row["metric"], row["task"], row["size"], row["batch"]
 
 
 def plural(number: int, noun: str) -> str:

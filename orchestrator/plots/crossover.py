@@ -22,7 +22,7 @@ CURVES, RATIOS, MANY_RATIOS, GAP = 2.7, 1.65, 2.3, 0.16
 
 
 def draw(tables: Tables) -> Iterator[Drawing]:
-    """One figure per metric, task, size and batch that has a number."""
+    """One figure per metric, task, size, batch and mode of execution that has a number."""
     contrasts = tables.contrasts.to_pylist()
     crossovers = tables.crossovers.to_pylist()
     looks = lines.looks(tables)
@@ -36,6 +36,7 @@ def draw(tables: Tables) -> Iterator[Drawing]:
             task=frame.task,
             size=frame.size,
             batch=frame.batch,
+            execution=frame.execution,
         )
         figure = _figure(tables, frame, ratios, verdicts, looks)
         yield Drawing(name, _caption(tables, frame, ratios, looks), figure)

@@ -25,7 +25,7 @@ def draw(tables: Tables) -> Iterator[Drawing]:
         (frame for frame in frames(tables) if frame.unit == "bytes" and frame.batch is not None),
         key=lambda frame: frame.key[1:],
     )
-    for (task, size, batch), group in groupby(shown, key=lambda frame: frame.key[1:]):
+    for (task, size, batch, _), group in groupby(shown, key=lambda frame: frame.key[1:]):
         mine = list(group)
         if len(mine) > 1:
             name = file_name(tables, "memory", task=task, size=size, batch=batch)

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import quantities
-from orchestrator.analysis.tables import Tables
+from orchestrator.analysis.blocks import BEST
+from orchestrator.analysis.tables import Tables, block_of
 
 Row = dict[str, Any]
+Key = tuple[str, str, int, str | None, str | None]
+"""Metric, task, size, batch and mode of execution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +25,16 @@ class Frame:
     task: str
     size: int
     batch: str | None
+    execution: str | None
     rows: tuple[Row, ...]
 
     @property
-    def key(self) -> tuple[str, str, int, str | None]:
-        return self.metric, self.task, self.size, self.batch
+    def key(self) -> Key:
+        return self.metric, self.task, self.size, self.batch, self.execution
 
     def holds(self, row: Row) -> bool:
         """True for a row of any table that belongs into this figure."""
-        return self.key == (row["metric"], row["task"], row["size"], row["batch"])
+        return self.key == block_of(row)
 
     @property
     def unit(self) -> str:
@@ -69,13 +73,14 @@ class Frame:
 
 
 def frames(tables: Tables) -> list[Frame]:
-    """One frame per metric, task, size and batch that has a number, in the order of `summary`."""
-    found: dict[tuple[str, str, int, str | None], list[Row]] = {}
+    """One frame per metric, task, size, batch and mode of execution that has a number, in the order
+    of `summary`."""
+    found: dict[Key, list[Row]] = {}
     for row in tables.summary.to_pylist():
-        found.setdefault((row["metric"], row["task"], row["size"], row["batch"]), []).append(row)
+        found.setdefault(block_of(row), []).append(row)
     return [
-        Frame(metric, task, size, batch, tuple(rows))
-        for (metric, task, size, batch), rows in found.items()
+        Frame(*key, tuple(rows))
+        for key, rows in found.items()
         if any(row["median"] is not None for row in rows)
     ]
 
@@ -121,6 +126,7 @@ def conditions(tables: Tables, frame: Frame) -> str:
     words = [f"{quantities.size(frame.size)} parameters"]
     if frame.batch is not None:
         words.append(batch_words(frame.batch))
+    words += mode_words(tables, frame.execution)
     if len(set(tables.cells["task"].to_pylist())) > 1:
         words.insert(0, frame.task)
     return ", ".join(words)
@@ -131,12 +137,24 @@ def batch_words(batch: str) -> str:
     return f"batch {batch}" if batch.isdigit() else f"{batch} per batch"
 
 
+def mode_words(tables: Tables, execution: str | None) -> list[str]:
+    """How it was executed, where the sweep has several ways."""
+    if execution is None or not _has_modes(tables):
+        return []
+    return ["each in its best mode" if execution == BEST else execution]
+
+
+def _has_modes(tables: Tables) -> bool:
+    return len(set(tables.cells["execution"].to_pylist()) - {None}) > 1
+
+
 def file_name(tables: Tables, kind: str, **parts: Any) -> str:
-    """A figure's file name: its kind, its metric and batch, and task or size where the sweep has
-    several: `crossover-train_step_time-batch_8`."""
+    """A figure's file name: its kind, its metric and batch, and task, size or mode of execution
+    where the sweep has several: `crossover-train_step_time-batch_8`."""
     several = {
         "task": len(set(tables.cells["task"].to_pylist())) > 1,
         "size": len(set(tables.cells["size"].to_pylist())) > 1,
+        "execution": _has_modes(tables),
     }
     words = [kind]
     for part, value in parts.items():

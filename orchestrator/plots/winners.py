@@ -17,11 +17,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
-from orchestrator.analysis.tables import Tables
+from orchestrator.analysis.tables import Tables, block_of
 from orchestrator.plots import lines, margin, sheet, style
 from orchestrator.plots.fitting import short
 from orchestrator.plots.plot import Drawing, Plot
-from orchestrator.plots.series import Frame, Row, batch_words, file_name, frames
+from orchestrator.plots.series import Frame, Key, Row, batch_words, file_name, frames, mode_words
 from orchestrator.quantities import count, size
 
 ROW, HEAD, FOOT, KEY = 0.34, 0.62, 0.55, 0.22
@@ -37,16 +37,13 @@ MARKER, MOST_LINES = 0.12, 4
 """Of many labels, a best set too wide for its cell stands in several lines: inches that a marker
 takes each way, and the most lines before markers shrink."""
 
-Key = tuple[str, str, int, str | None]
-
 
 def draw(tables: Tables) -> Iterator[Drawing]:
     """One map per task and size: a row per metric and batch, a column per context."""
     found: dict[Key, dict[int, list[Row]]] = {}
     for row in tables.winners.to_pylist():
         if row["in_best_set"]:
-            key = (row["metric"], row["task"], row["size"], row["batch"])
-            found.setdefault(key, {}).setdefault(row["seq_len"], []).append(row)
+            found.setdefault(block_of(row), {}).setdefault(row["seq_len"], []).append(row)
     looks = lines.looks(tables)
     shown = [frame for frame in frames(tables) if frame.key in found]
     for task, parameters in dict.fromkeys((frame.task, frame.size) for frame in shown):
@@ -184,7 +181,13 @@ def _axes(
     axes.xaxis.set_major_locator(FixedLocator(range(0, len(contexts), every)))
     axes.xaxis.set_major_formatter(FixedFormatter([count(at) for at in contexts[::every]]))
     names = [
-        short(frame.title, 30) + (f", {batch_words(frame.batch)}" if frame.batch else "")
+        ", ".join(
+            [
+                short(frame.title, 30),
+                *([batch_words(frame.batch)] if frame.batch else []),
+                *mode_words(tables, frame.execution),
+            ]
+        )
         for frame in shown
     ]
     axes.yaxis.set_major_formatter(FixedFormatter(names))

@@ -15,7 +15,7 @@ from orchestrator.spec import strict_yaml
 from orchestrator.spec.references import faults_between_keys
 from orchestrator.spec.sentences import Fault, sentences, shortened
 from orchestrator.spec.strict_yaml import Document, Place
-from orchestrator.spec.sweep_spec import RESERVED, SweepSpec
+from orchestrator.spec.sweep_spec import SweepSpec
 from workloads.cell import canonical_json
 
 MAX_CELLS = 100_000
@@ -79,7 +79,7 @@ def validated(path: str, document: Document) -> SweepSpec:
     try:
         spec = SweepSpec.model_validate(data)
     except ValidationError as error:
-        faults += sentences(error, SweepSpec, RESERVED)
+        faults += sentences(error, SweepSpec)
     empty = dict(_empty_values(data, ()))
     faults = [f for f in faults if not any(f[0][:n] in empty for n in range(len(f[0]) + 1))]
     faults += empty.items()

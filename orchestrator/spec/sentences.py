@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -29,10 +29,8 @@ class FaultsBelow(ValueError):
         super().__init__("; ".join(message for _, message in self.faults))
 
 
-def sentences(
-    error: ValidationError, root: type[BaseModel], reserved: Collection[Place]
-) -> Iterator[Fault]:
-    """Every fault in `error`. `reserved` are keys that another version reads."""
+def sentences(error: ValidationError, root: type[BaseModel]) -> Iterator[Fault]:
+    """Every fault in `error`."""
     for found in error.errors():
         place = _without_branches(found["loc"])
         cause = found.get("ctx", {}).get("error")
@@ -41,11 +39,7 @@ def sentences(
         elif found["type"] == "extra_forbidden":
             # The key itself, whatever the user has called it.
             place = (*_without_branches(found["loc"][:-1]), found["loc"][-1])
-            held = place in reserved
-            yield (
-                place,
-                "is reserved: this version does not read it" if held else _unknown_key(place, root),
-            )
+            yield place, _unknown_key(place, root)
         else:
             yield place, sentence(found)
 

@@ -12,21 +12,13 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from orchestrator.spec.choices import Choice, Strict, chooser
 from orchestrator.spec.sentences import TAG, shorten, shown
-from orchestrator.spec.strict_yaml import Place
 from workloads import environment
-from workloads.cell import Optimiser
+from workloads.cell import Execution, Optimiser
 
 OPTIMISER = tuple(one.name for one in dataclasses.fields(Optimiser))
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 _NO_CLASS = ("cuda", "gpu", "mps", "tpu", "xpu", "rocm")
-
-RESERVED: frozenset[Place] = frozenset(
-    {
-        ("measure", "execution"),
-    }
-)
-"""Keys that later versions bring; a file that has them is not for this one."""
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -98,6 +90,7 @@ Sizes = Annotated[
 ]
 Replicates = Annotated[int, Field(ge=1, le=1000)]
 Names = Annotated[list[str], AfterValidator(_distinct), _SET]
+Executions = Annotated[list[Execution], AfterValidator(_distinct), _SET]
 Rate = Annotated[float, Field(gt=0, le=1000)]
 DeviceName = Annotated[
     str,
@@ -148,11 +141,13 @@ class OnCpu(Strict):
 
 
 class Measure(Strict):
-    """Timed cells. Exactly one of `batch_size` and `batch_tokens`."""
+    """Timed cells. Exactly one of `batch_size` and `batch_tokens`. `execution`: how the model's
+    operations are launched, an axis of the metrics that time them."""
 
     seq_len: Lengths
     batch_size: Lengths | None = None
     batch_tokens: Lengths | None = None
+    execution: Executions = Field(default=["eager"])
     rounds: Replicates = 5
     metrics: Names
 
@@ -295,6 +290,7 @@ class SweepSpec(Strict):
         if self.measure is not None:
             batches = len(self.measure.batch_size or self.measure.batch_tokens or ())
             cells += points * len(self.measure.seq_len) * batches * self.measure.rounds
+            cells *= len({*self.measure.execution, "eager"})
         if self.train is not None:
             cells += points * len(self.train.seq_len) * self.train.seeds
         if self.train is not None and self.tune is not None:

@@ -95,10 +95,12 @@ def medians(tables: Tables) -> dict[str, list[tuple[int, float]]]:
     """`train_step_time/lstm/batch 4` -> (context, median): what MLflow draws as curves."""
     rows = [row for row in tables.summary.to_pylist() if row["median"] is not None]
     sizes = {row["size"] for row in rows}
+    modes = {row["execution"] for row in rows} - {None}
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         parts = [row["metric"], row["label"]]
         parts += [f"size {row['size']}"] if len(sizes) > 1 else []
         parts += [f"batch {row['batch']}"] if row["batch"] else []
+        parts += [row["execution"]] if row["execution"] and len(modes) > 1 else []
         curves.setdefault("/".join(parts), []).append((row["seq_len"], row["median"]))
     return {name: sorted(curve) for name, curve in curves.items()}

@@ -99,6 +99,26 @@ def test_a_metric_that_ignores_an_axis_is_taken_at_its_smallest_value_only() -> 
     assert asked["max_batch_size"] == {(64, 2, 0), (128, 2, 0)}
 
 
+def test_what_is_not_timed_is_taken_in_eager_mode_whatever_the_modes() -> None:
+    plan = plan_of(
+        {
+            "measure.execution": ["compiled", "graph"],
+            "measure.metrics": ["train_step_time", "peak_memory"],
+        }
+    )
+    cells = [cell for cell in plan.cells if cell.kind == "measure"]
+    by_mode = {
+        mode: {name for cell in cells if cell.execution == mode for name in cell.metrics}
+        for mode in ("eager", "compiled", "graph")
+    }
+    assert by_mode == {
+        "eager": {"peak_memory"},
+        "compiled": {"train_step_time"},
+        "graph": {"train_step_time"},
+    }
+    assert {cell.execution for cell in plan.cells if cell.kind == "train"} == {"eager"}
+
+
 def test_rounds_of_metrics_without_noise_alone_are_one() -> None:
     plan = plan_of({"measure.metrics": ["state_bytes", "parameters"], "train": ABSENT})
     assert {cell.round for cell in plan.cells} == {0}

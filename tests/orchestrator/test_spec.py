@@ -29,7 +29,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         {"measure.seqlen": [3]},
         (
             "measure.seqlen: unknown key 'seqlen'. Did you mean 'seq_len'? Known:"
-            " seq_len, batch_size, batch_tokens, rounds, metrics"
+            " seq_len, batch_size, batch_tokens, execution, rounds, metrics"
         ),
     ),
     ({"rounds": 3}, "rounds: belongs under measure"),
@@ -39,8 +39,8 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         "measure.metrics[0]: 'max_seq_len' is measured under limits.memory_bytes: give it",
     ),
     (
-        {"measure.execution": "eager"},
-        "measure.execution: is reserved: this version does not read it",
+        {"measure.execution": ["compile"]},
+        "measure.execution[0]: must be eager, compiled or graph, not 'compile'",
     ),
     (
         {"train.learning_rate": ABSENT},

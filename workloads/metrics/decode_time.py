@@ -5,21 +5,26 @@ Protocol: inference mode; the context goes through prefill once, not timed; then
 token, of which the first few warm up and each later one is a sample. The context grows meanwhile,
 by 32 tokens at most, and the state has room for them from the start. Steps are short, and a
 machine's hiccup is not: the 32 steps are repeated, from a copy of the state after the context,
-until they have taken a tenth of a second, or six times. On an accelerator one whole pass runs
-untimed before them, for a kernel may be built anew for one of the lengths on the way. Left out:
+until they have taken a tenth of a second, or six times. On an accelerator, and where steps are not
+executed eagerly, one whole pass runs untimed before them, for a kernel may be built anew for one of
+the lengths on the way. Left out:
 choosing the next token (random ones are fed in) and turning it into text.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from workloads import timing
 from workloads.plugins import Metric
 from workloads.subject import Subject
+
+Step = Callable[[Tensor, list[Any]], tuple[Tensor, list[Any]]]
 
 STEPS = 32
 MAX_REPEATS = 6
@@ -29,27 +34,33 @@ MIN_SECONDS = 0.1
 @torch.inference_mode()
 def measure(subject: Subject) -> tuple[float, ...]:
     _, after_context = subject.prefilled(room=STEPS)
-    if subject.device.type != "cpu":
-        _steps(subject, copy.deepcopy(after_context))
+    step = subject.executed(subject.model.step)
+    if subject.device.type != "cpu" or subject.cell.execution != "eager":
+        _steps(subject, step, copy.deepcopy(after_context))
     samples: list[float] = []
     for _ in range(MAX_REPEATS):
-        samples += _steps(subject, copy.deepcopy(after_context))
+        samples += _steps(subject, step, copy.deepcopy(after_context))
         if sum(samples) >= MIN_SECONDS:
             break
     return tuple(samples)
 
 
-def _steps(subject: Subject, state: Any) -> tuple[float, ...]:
+def _steps(subject: Subject, step: Step, state: Any) -> tuple[float, ...]:
     token = subject.made[:, -1].contiguous()
 
-    def step() -> None:
+    def one() -> None:
         nonlocal state
-        _, state = subject.model.step(token, state)
+        _, state = step(token, state)
 
     samples = STEPS - timing.warm_up_calls(subject.device)
-    return timing.sample(step, device=subject.device, min_samples=samples, max_samples=samples)
+    return timing.sample(one, device=subject.device, min_samples=samples, max_samples=samples)
 
 
 METRIC = Metric(
-    title="decode time per token", version=1, unit="s", work="decoding_steps", measure=measure
+    title="decode time per token",
+    version=1,
+    unit="s",
+    work="decoding_steps",
+    by_execution=True,
+    measure=measure,
 )
