@@ -16,12 +16,15 @@ from orchestrator import quantities
 from orchestrator.analysis.blocks import BEST, Block
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.search import Search
+from workloads.neighbours import DISTURBED, TIMES
 
 PARAMETERS = 0.02
 """How far apart the non-embedding parameters may lie, relative: what the solver of widths promises.
 """
 NOISE = 0.05
 """How far the replicates of a time may scatter (standard deviation of their logarithms)."""
+DISTURBED_CELLS = 0.1
+"""The share of the cells that may be without a core for longer than `DISTURBED` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +271,28 @@ def _scatter(block: Block, row: int) -> float | None:
     return float(np.median(found)) if found else None
 
 
+def _quiet(of: _Compared) -> tuple[bool | None, str] | None:
+    if of.block.facts.unit not in TIMES or of.block.kind != "measure":
+        return None
+    taken = [[share for seen in side.cells for share in _disturbance(seen)] for side in of.sides]
+    if not all(taken):
+        return None, "not on record"
+    shares = taken[0] + taken[1]
+    disturbed = sum(share > DISTURBED for share in shares)
+    return disturbed <= DISTURBED_CELLS * len(shares), (
+        f"{disturbed} of {len(shares)} cells were without a core for more than"
+        f" {quantities.percent(DISTURBED)} of their time"
+    )
+
+
+def _disturbance(seen: ObservedCell) -> Iterator[float]:
+    """The share of its time that a cell waited for a core, or was without it, if that is known."""
+    facts = seen.merged.facts if seen.merged else {}
+    waited, stolen = facts.get("waited_share"), facts.get("stolen_share")
+    if isinstance(waited, int | float):
+        yield waited + (stolen if isinstance(stolen, int | float) else 0.0)
+
+
 KERNEL_CLASS = "kernel class"
 CLAUSES: dict[str, _Clause] = {
     "parameters": _parameters,
@@ -280,4 +305,5 @@ CLAUSES: dict[str, _Clause] = {
     "precision": _precision,
     "device": _device,
     "noise": _noise,
+    "quiet machine": _quiet,
 }

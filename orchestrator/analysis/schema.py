@@ -82,6 +82,9 @@ CELLS = pa.schema(
         # of the products, and of the bytes moved, in a second that the device reaches at best
         _number("flops_share", "1"),
         _number("bandwidth_share", "1"),
+        # of its time that a timed cell waited for a core, and that its cores were withheld
+        _number("waited_share", "1"),
+        _number("stolen_share", "1"),
     ]
 )
 

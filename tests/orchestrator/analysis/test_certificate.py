@@ -97,7 +97,7 @@ def _built(
             ]
         made = envelope(cell, *found)
         order = f"order of seed {cell.seed} at {cell.seq_len}"
-        made = _with_facts(made, data_order=order, kernel_class="fused")
+        made = _with_facts(made, data_order=order, kernel_class="fused", waited_share=0.0)
         envelopes.append(broken(made) if cell.label == "gru" else made)
     primary = Primary(challenger="gru", metric=metric, batch_size=batch)
     return tables.build(replace(plan_of(cells, primary=primary), searches=searches), envelopes)
@@ -116,7 +116,11 @@ def clauses(built: Tables, metric: str) -> dict[str, bool | None]:
 def test_a_fair_timing_holds_in_every_clause_and_nothing_is_said_of_it() -> None:
     built = timing()
     assert clauses(built, "train_step_time") == dict.fromkeys(
-        ("parameters", "FLOPs per token", "kernel class", "precision", "device", "noise"), True
+        (
+            *("parameters", "FLOPs per token", "kernel class", "precision", "device", "noise"),
+            "quiet machine",
+        ),
+        True,
     )
     assert "fair" not in answer(built)
 
@@ -139,6 +143,9 @@ def test_rates_that_nobody_tuned_are_said_of_whoever_learns() -> None:
         ("parameters", lambda one: _with_facts(one, parameters=1_030_000)),
         ("kernel class", lambda one: _with_facts(one, kernel_class="chunked")),
         ("kernel class", lambda one: _with_facts(one, kernel_class=None)),
+        ("quiet machine", lambda one: _with_facts(one, waited_share=0.2)),
+        ("quiet machine", lambda one: _with_facts(one, stolen_share=0.2)),
+        ("quiet machine", lambda one: _with_facts(one, waited_share=None)),
         (
             "FLOPs per token",
             lambda one: replace(
