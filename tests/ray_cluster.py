@@ -20,7 +20,7 @@ SLOTS = 2
 OBJECTS = 80 << 20
 JOIN_SECONDS = 120.0
 """How long nodes may take to join, and dead ones to be noticed."""
-_QUICK = {
+QUICK = {
     # A dead node is noticed in seconds, not in the default of half a minute.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
@@ -87,7 +87,7 @@ def _kill(node: Any) -> None:
 def ray_cluster(folder: Path, nodes: int, slots: int = SLOTS) -> Iterator[RayCluster]:
     """A cluster of so many nodes, of so many slots each, gone at the end."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**runtime.SETTINGS, **_QUICK}.items():
+        for name, value in {**runtime.SETTINGS, **QUICK}.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")
