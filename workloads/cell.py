@@ -61,11 +61,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimiser:
-    """What a sweep may set of the recipe that trains: AdamW's `weight_decay`, and the norm that the
-    gradient of an update is clipped to."""
+    """What a sweep may set of the recipe that trains: AdamW's `weight_decay`, the norm that the
+    gradient of an update is clipped to, and the share of what each layer adds that is dropped."""
 
     weight_decay: float = 0.1
     clip_norm: float = 1.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and under 1, not {self.dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,12 @@ def dtype_of(precision: str) -> torch.dtype:
     return _DTYPES[precision]
 
 
+def _dropped(added: Tensor, by: Mlp | Block) -> Tensor:
+    """What a layer adds, without the share that is dropped while it is trained (Srivastava et al.
+    2014, "Dropout")."""
+    return F.dropout(added, by.dropout) if by.training and by.dropout else added
+
+
 class Mlp(nn.Module):
     """x + MLP(RMSNorm(x)), position by position: without state, the same in all three forms."""
 
@@ -65,6 +71,7 @@ class Mlp(nn.Module):
         self.norm = nn.RMSNorm(d_model, eps=NORM_EPS)
         self.up = nn.Linear(d_model, mlp_width, bias=False)
         self.down = nn.Linear(mlp_width, d_model, bias=False)
+        self.dropout = 0.0
 
     def initialise(self, residual_scale: float) -> None:
         nn.init.normal_(self.up.weight, std=INIT_STD)
@@ -72,7 +79,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden: Tensor = self.down(F.gelu(self.up(self.norm(x))))
-        return x + hidden
+        return x + _dropped(hidden, self)
 
 
 class ShortConv(nn.Module):
@@ -108,6 +115,7 @@ class Block(nn.Module):
         self.norm = nn.RMSNorm(d_model, eps=NORM_EPS) if mixer is not None and residual else None
         self.conv = ShortConv(d_model) if mixer is not None and shape.short_conv else None
         self.mlp = Mlp(d_model, shape.mlp_width) if residual and shape.mlp_width else None
+        self.dropout = 0.0
 
     def initialise(self, residual_scale: float) -> None:
         if self.conv is not None:
@@ -160,6 +168,7 @@ class Block(nn.Module):
 
     def _finish(self, x: Tensor, mixed: Tensor | None) -> Tensor:
         if mixed is not None:
+            mixed = _dropped(mixed, self)
             x = mixed if self.norm is None else x + mixed
         return x if self.mlp is None else self.mlp(x)
 
@@ -201,6 +210,13 @@ class Backbone(nn.Module):
             nn.init.normal_(self.head.weight, std=INIT_STD)
         for block in self._blocks():
             block.initialise(1 / math.sqrt(2 * self.shape.num_layers))
+
+    def drop(self, share: float) -> None:
+        """Drop this share of what each mixer and MLP adds, in training, from here on."""
+        for block in self._blocks():
+            for part in (block, block.mlp):
+                if part is not None:
+                    part.dropout = share
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The parallel form from an empty context: inputs of T positions -> outputs (B, T, O)."""

@@ -15,6 +15,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -117,6 +118,11 @@ def load(family: Family, name: str) -> Architecture | Task | Metric:
     module = _loaded(family, name, os.environ.get(_VARIABLE, ""))
     plugin: Architecture | Task | Metric = getattr(module, _CONSTANT[family])
     return plugin
+
+
+def has_option(architecture: str, name: str) -> bool:
+    """Whether the architecture has an option of that name. Raises UnknownPlugin."""
+    return name in {one.name for one in fields(load("architectures", architecture).options)}
 
 
 @cache

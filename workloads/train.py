@@ -223,6 +223,7 @@ def train(
     )
     model.train()
     recipe = cell.recipe
+    model.drop(recipe.dropout)
     optimizer = adamw(model, schedule.peak_learning_rate, recipe.weight_decay)
     objective = objective_of(cell)
     curve = LossCurve(schedule.updates, objective.unit)

@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.spec.choices import DEFAULT_RATE, Choice, chooser, resolve_label
 from orchestrator.spec.sentences import Fault, shorten, shown, unknown
 from orchestrator.spec.strict_yaml import Place
+from orchestrator.spec.sweep_spec import TUNED_OPTIONS
 from workloads import registry
 from workloads.plugins import is_by_length
 
@@ -28,6 +29,7 @@ def faults_between_keys(data: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _metric_faults(data)
     yield from _rate_faults(data, subjects)
     yield from _tune_faults(data)
+    yield from _tuned_option_faults(_mapping(data, "tune"), subjects)
     yield from _compare_faults(_mapping(data, "compare"), subjects)
     yield from _primary_faults(data)
 
@@ -176,6 +178,17 @@ def _tune_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
     if isinstance(metric, str) and asked and metric not in asked:
         known = [name for name in asked if isinstance(name, str)]
         yield ("tune", "metric"), unknown("metric of train", metric, known)
+
+
+def _tuned_option_faults(tune: Mapping[str, Any], subjects: _Subjects) -> Iterator[Fault]:
+    """An option that is searched for must be one of somebody's, and given by nobody."""
+    for name in (name for name in TUNED_OPTIONS if name in tune):
+        having = [c for c in subjects.choices.values() if registry.has_option(c.name, name)]
+        given = [choice.label for choice in having if name in choice.options]
+        if subjects.choices and not having:
+            yield ("tune", name), "no architecture here has this option"
+        if given:
+            yield ("tune", name), f"{shorten(given)} gives it too; leave one of the two out"
 
 
 def _compare_faults(compare: Mapping[str, Any], subjects: _Subjects) -> Iterator[Fault]:

@@ -16,6 +16,8 @@ from workloads import environment
 from workloads.cell import Execution, Optimiser
 
 OPTIMISER = tuple(one.name for one in dataclasses.fields(Optimiser))
+TUNED_OPTIONS = ("forget_bias",)
+"""Options of architectures that may be searched for."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 _NO_CLASS = ("cuda", "gpu", "mps", "tpu", "xpu", "rocm")
@@ -163,31 +165,42 @@ class Range(Strict):
         return self.low, self.high
 
 
+class Share(Range):
+    """A range of shares."""
+
+    high: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Tune(Strict):
     """Every label's settings are searched for, by equal means, before it is trained for the
-    comparison: the learning rate, and the optimiser's settings that have a range. A search has so
-    many trials, the last of them of so many `tokens`, at both ends of `train.seq_len`. `metric` is
-    what they are judged by (default: `validation_loss` where train asks for it, else its first)."""
+    comparison: the learning rate, and of the optimiser's settings and `forget_bias`, where an
+    architecture has that option, those that have a range. A search has so many trials, the last
+    of them of so many `tokens`, at both ends of `train.seq_len`. `metric` is what they are
+    judged by (default: `validation_loss` where train asks for it, else its first)."""
 
     learning_rate: Range
     weight_decay: Range | None = None
     clip_norm: Range | None = None
+    dropout: Share | None = None
+    forget_bias: Range | None = None
     trials: Annotated[int, Field(ge=4, le=1000)] = 8
     tokens: Tokens
     metric: str | None = None
 
     def space(self) -> dict[str, tuple[float, float]]:
         """The ranges by name."""
-        ranges = {name: getattr(self, name) for name in ("learning_rate", *OPTIMISER)}
+        names = ("learning_rate", *OPTIMISER, *TUNED_OPTIONS)
+        ranges = {name: getattr(self, name) for name in names}
         return {name: one.ends for name, one in ranges.items() if one is not None}
 
 
 class OptimiserSpec(Strict):
-    """The optimiser of every architecture alike: AdamW's weight decay, and the norm that the
-    gradient of an update is clipped to."""
+    """How every architecture alike is optimised: AdamW's weight decay, the norm that the gradient
+    of an update is clipped to, and the share of what each mixer and MLP adds that is dropped."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1000)] = Optimiser().weight_decay
     clip_norm: Rate = Optimiser().clip_norm
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Optimiser().dropout
 
     def different(self) -> dict[str, float]:
         """What differs from the defaults."""

@@ -9,7 +9,7 @@ from orchestrator.search import Search, Setting
 from orchestrator.tuning.check import Check
 from orchestrator.tuning.sampler import rounded
 from orchestrator.tuning.study import Study
-from orchestrator.tuning.trials import Asked, Tried
+from orchestrator.tuning.trials import Asked, Tried, concerning
 from workloads.cell import Cell
 
 Point = tuple[str, int, int]
@@ -33,7 +33,11 @@ def tuned(
     """
     lengths = sorted({cell.seq_len for cell in templates})
     ends = dict.fromkeys((lengths[0], lengths[-1]))
-    studies = {point(cell): Study(cell, asked, tried) for cell in templates if cell.seq_len in ends}
+    studies = {
+        point(cell): Study(cell, concerning(cell, asked), tried)
+        for cell in templates
+        if cell.seq_len in ends
+    }
     for study in studies.values():
         study.explore()
     for size, end in {(size, end) for _, size, end in studies}:
@@ -46,7 +50,8 @@ def tuned(
     for cell in templates:
         of_ends = [studies[cell.label, cell.size, end] for end in ends]
         over = all(study.is_over for study in of_ends)
-        check = Check(cell, asked, tried, _between(cell.seq_len, of_ends) if over else None)
+        of_label = concerning(cell, asked)
+        check = Check(cell, of_label, tried, _between(cell.seq_len, of_ends) if over else None)
         if over:
             check.carry_out()
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from orchestrator.provenance import Envelope
 from orchestrator.search import Search, Setting, Stage, Trial
 from orchestrator.tuning.sampler import RATE, Space
 from workloads import registry
-from workloads.cell import Cell, canonical_json
+from workloads.cell import Cell, Optimiser, canonical_json
 from workloads.measurement import Better
 
+RECIPE = tuple(one.name for one in fields(Optimiser))
 SEED = 1_000_003
 """Of every trial's weights and data."""
 
@@ -54,8 +55,24 @@ class Tried:
 
 def trained_with(cell: Cell, setting: Setting) -> Cell:
     """The cell with this setting."""
-    recipe = {name: value for name, value in setting.items() if name != RATE}
-    return replace(cell, learning_rate=setting[RATE], optimiser={**cell.optimiser, **recipe})
+    recipe = {name: value for name, value in setting.items() if name in RECIPE}
+    options = {n: value for n, value in setting.items() if n != RATE and n not in RECIPE}
+    return replace(
+        cell,
+        learning_rate=setting[RATE],
+        optimiser={**cell.optimiser, **recipe},
+        options={**cell.options, **options},
+    )
+
+
+def concerning(cell: Cell, asked: Asked) -> Asked:
+    """What is asked of a label: of options only those that its architecture has."""
+    space = {
+        name: ends
+        for name, ends in asked.space.items()
+        if name in (RATE, *RECIPE) or registry.has_option(cell.architecture, name)
+    }
+    return replace(asked, space=space)
 
 
 class Trials:
@@ -98,8 +115,12 @@ class Trials:
             cell = replace(self._template, trial=number, tokens=tokens)
             if known is not None:
                 # The very cell, so that a failed one is tried again and not another beside it.
+                then = known.cell
                 cell = replace(
-                    cell, learning_rate=known.cell.learning_rate, optimiser=known.cell.optimiser
+                    cell,
+                    learning_rate=then.learning_rate,
+                    optimiser=then.optimiser,
+                    options=then.options,
                 )
             elif setting is not None:
                 cell = trained_with(cell, setting)
@@ -127,9 +148,9 @@ class Trials:
         return trial.value if self.better == "smaller" else -trial.value
 
     def setting_of(self, trial: Trial) -> Setting:
-        recipe = asdict(trial.cell.recipe)
-        others = {name: recipe[name] for name in self._asked.space if name != RATE}
-        return {RATE: trial.cell.learning_rate or 0.0, **others}
+        cell = trial.cell
+        known = {**asdict(cell.recipe), **cell.options, RATE: cell.learning_rate or 0.0}
+        return {name: float(str(known[name])) for name in self._asked.space}
 
     def best(self, trials: Iterable[Trial]) -> Trial | None:
         """The one of least cost; None where none has a value."""

@@ -67,8 +67,30 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         "tune.clip_norm: train.optimiser gives it too; leave one of the two out",
     ),
     (
+        {
+            "tune": {**TUNE, "forget_bias": {"low": 0.3, "high": 3.0}},
+            "train": TUNED,
+            "architectures": [{"lstm": {"forget_bias": 2.0}}, "gru", "transformer"],
+            "compare.baseline": "gru",
+        },
+        "tune.forget_bias: lstm(forget_bias=2.0) gives it too; leave one of the two out",
+    ),
+    (
+        {
+            "tune": {**TUNE, "forget_bias": {"low": 0.3, "high": 3.0}},
+            "train": TUNED,
+            "architectures": ["gru", "transformer"],
+            "compare.baseline": "gru",
+        },
+        "tune.forget_bias: no architecture here has this option",
+    ),
+    (
+        {"tune": {**TUNE, "dropout": {"low": 0.1, "high": 1.0}}, "train": TUNED},
+        "tune.dropout.high: must be less than 1, not 1.0",
+    ),
+    (
         {"train.optimiser": {"momentum": 0.9}},
-        "train.optimiser.momentum: unknown key 'momentum'. Known: weight_decay, clip_norm",
+        "train.optimiser.momentum: unknown key 'momentum'. Known: weight_decay, clip_norm, dropout",
     ),
     (
         {"model.d_model": 64, "model.mlp": False},
@@ -501,6 +523,7 @@ BETWEEN_KEYS = (
     "is the name",
     "leave one of the two out",
     "is measured under",
+    "no architecture here",
 )
 
 

@@ -231,6 +231,20 @@ def test_other_settings_are_searched_for_beside_the_rate() -> None:
     assert len({trial.cell.optimiser["clip_norm"] for trial in search.trials}) > 4
 
 
+def test_an_option_is_searched_for_where_an_architecture_has_it_in_as_many_trials() -> None:
+    more = ", forget_bias: {low: 0.3, high: 3.0}, dropout: {low: 0.01, high: 0.3}"
+    plan = carried_out(sweep(lengths=[128], more=more), Landscape(best=BEST))
+    for cell in plan.cells:
+        assert ("forget_bias" in cell.options) == (cell.label == "lstm")
+        assert "dropout" in cell.optimiser
+    spent = {
+        label: [len(one.trials) for one in searches_of(plan, label, 128)] for label in plan.labels
+    }
+    assert len({tuple(counts) for counts in spent.values()}) == 1
+    (search,) = searches_of(plan, "lstm", 128)
+    assert len({trial.cell.options["forget_bias"] for trial in search.trials}) > 4
+
+
 def test_other_ranges_are_another_search() -> None:
     world = Landscape(best=BEST)
     carried_out(sweep(), world)

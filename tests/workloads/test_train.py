@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.workloads.tiny_cells import train_cell
-from workloads import registry
+from workloads import registry, run
 from workloads.cell import Cell
 from workloads.check import check
 from workloads.events import Event, Facts
@@ -163,6 +163,39 @@ def test_training_learns_and_says_what_it_did() -> None:
     assert curve.samples[0] > 5.0 and curve.samples[-1] < 3.0
     assert not trained.model.training
     assert isinstance(last, Facts) and set(last.values) == {"data_order"}
+
+
+@pytest.mark.parametrize("architecture", ["transformer", "stacked_rnn", "none"])
+def test_what_is_dropped_in_training_is_there_in_evaluation(architecture: str) -> None:
+    cell = train_cell(architecture=architecture, optimiser={"dropout": 0.5})
+    model = model_of(cell).train()
+    tokens = torch.arange(24).reshape(2, 12)
+    whole = model(tokens)
+    model.drop(cell.recipe.dropout)
+    one, other = model(tokens), model(tokens)
+    assert not torch.equal(one, other) and not torch.equal(one, whole)
+    torch.testing.assert_close(model.eval()(tokens), whole, rtol=0, atol=0)
+
+
+def test_dropping_a_share_of_nothing_changes_nothing() -> None:
+    cell = train_cell(optimiser={"dropout": 0.0})
+    assert curve_of(cell).samples == curve_of(train_cell()).samples
+    assert curve_of(train_cell(optimiser={"dropout": 0.3})).samples != curve_of(cell).samples
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="dropout must be at least 0 and under 1"):
+        run.verify(train_cell(optimiser={"dropout": share}))
+
+
+def test_the_forget_gate_starts_as_asked() -> None:
+    model = model_of(train_cell(architecture="lstm", options={"forget_bias": 2.5}))
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias_ih_l0")]
+    width = len(biases[0]) // 4
+    for bias in biases:
+        assert set(bias[width : 2 * width].tolist()) == {2.5}
+        assert set(bias[:width].tolist()) == {0.0}
 
 
 @pytest.mark.parametrize("architecture", ["gru", "transformer", "none"])

@@ -14,6 +14,7 @@ every call, up to 29 times slower at one token.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,14 @@ from workloads.plugins import Architecture
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Nothing to set."""
+    """forget_bias: the forget gate's bias at the start; 1 (Jozefowicz et al. 2015), so that memory
+    lasts from then on."""
+
+    forget_bias: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.forget_bias):
+            raise ValueError(f"forget_bias must be a number, not {self.forget_bias}")
 
 
 @dataclass(slots=True)
@@ -38,18 +46,19 @@ class LstmState(MixerState):
 
 
 class Lstm(Mixer):
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, forget_bias: float = 1.0) -> None:
         super().__init__()
         self.d_model = d_model
+        self.forget_bias = forget_bias
         self.rnn = nn.LSTM(d_model, d_model, batch_first=True)
 
     def initialise(self, residual_scale: float) -> None:
-        """As every recurrence here, but the forget gate's bias is 1 (Jozefowicz et al. 2015), so
-        that memory lasts from the start."""
+        """As every recurrence here, but for the forget gate's bias."""
         recurrent.initialise(self.rnn)
         with torch.no_grad():
             b_ih = self.rnn.all_weights[0][2]
-            b_ih[self.d_model : 2 * self.d_model] = 1.0  # the gates' order is i, f, g, o
+            # The gates' order is i, f, g, o.
+            b_ih[self.d_model : 2 * self.d_model] = self.forget_bias
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = recurrent.run(self.rnn, x)[0]
@@ -92,7 +101,7 @@ ARCHITECTURE = Architecture(
     title="LSTM",
     version=1,
     options=Options,
-    mixer=lambda d_model, options: Lstm(d_model),
+    mixer=lambda d_model, options: Lstm(d_model, options.forget_bias),
     parameters=lambda d_model, options: 8 * d_model**2 + 8 * d_model,
     state_bytes=lambda d_model, options, seq_len, element_bytes: 2 * d_model * element_bytes,
     flops_per_token=lambda d_model, options, seq_len: 16.0 * d_model**2,
