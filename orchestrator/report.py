@@ -154,12 +154,13 @@ def _told(tables: Tables, row: Row) -> str:
 def comparisons(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
     """The rows of the crossovers table by block, the primary comparison's block and row first."""
     known = {frame.key: frame for frame in shown}
+    titles = {frame.metric: frame.title for frame in shown}
     blocks: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(tables.crossovers.to_pylist(), key=lambda row: not row["primary"]):
         blocks.setdefault(_pair(row)[:-1], []).append(row)
     return [
         {
-            "title": known[key].title if key in known else key[0],
+            "title": titles.get(key[0], key[0]),
             "conditions": _told(tables, rows[0]),
             "log": key not in known or known[key].log,
             "rows": rows,
@@ -171,7 +172,7 @@ def comparisons(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
 def certificate(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
     """The clauses of the fairness certificate by block, the primary comparison's first: a row per
     challenger, a column per clause."""
-    known = {frame.key: frame for frame in shown}
+    titles = {frame.metric: frame.title for frame in shown}
     first = next((_pair(row)[:-1] for row in tables.crossovers.to_pylist() if row["primary"]), None)
     blocks: dict[tuple[Any, ...], list[Row]] = {}
     for row in tables.certificate.to_pylist():
@@ -183,7 +184,7 @@ def certificate(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
             by_challenger.setdefault(row["challenger"], {})[row["clause"]] = row
         found.append(
             {
-                "title": known[key].title if key in known else key[0],
+                "title": titles.get(key[0], key[0]),
                 "conditions": _told(tables, blocks[key][0]),
                 "clauses": list(dict.fromkeys(row["clause"] for row in blocks[key])),
                 "rows": [{"challenger": name, "clauses": of} for name, of in by_challenger.items()],

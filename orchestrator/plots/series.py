@@ -137,11 +137,13 @@ def batch_words(batch: str) -> str:
     return f"batch {batch}" if batch.isdigit() else f"{batch} per batch"
 
 
-def mode_words(tables: Tables, execution: str | None) -> list[str]:
+def mode_words(
+    tables: Tables, execution: str | None, best: str = "each in its best mode"
+) -> list[str]:
     """How it was executed, where the sweep has several ways."""
     if execution is None or not _has_modes(tables):
         return []
-    return ["each in its best mode" if execution == BEST else execution]
+    return [best if execution == BEST else execution]
 
 
 def _has_modes(tables: Tables) -> bool:

@@ -185,7 +185,7 @@ def _axes(
             [
                 short(frame.title, 30),
                 *([batch_words(frame.batch)] if frame.batch else []),
-                *mode_words(tables, frame.execution),
+                *mode_words(tables, frame.execution, best="best mode"),
             ]
         )
         for frame in shown
