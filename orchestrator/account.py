@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator import quantities
 from orchestrator.analysis.tables import Tables
+from workloads.cell import EXECUTIONS
 
 Row = dict[str, Any]
 
@@ -50,6 +51,16 @@ FAIR = (
 )
 
 
+def _kind(cell: Row) -> str:
+    return str(cell["kind"]) + _mode(cell)
+
+
+def _mode(cell: Row) -> str:
+    """`, compiled`; nothing of what was executed as usual."""
+    mode = cell.get("execution")
+    return "" if mode in (None, EXECUTIONS[0]) else f", {mode}"
+
+
 REACHED = ("flops_share", "bandwidth_share")
 
 
@@ -58,7 +69,7 @@ def fairness(cells: list[Row]) -> list[Row]:
     listed, more than three as their ends."""
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for cell in cells:
-        groups.setdefault((cell["label"], cell["size"], cell["kind"]), []).append(cell)
+        groups.setdefault((cell["label"], cell["size"], _kind(cell)), []).append(cell)
     return [
         {
             "label": label,
@@ -101,6 +112,7 @@ def failures(cells: list[Row]) -> list[Row]:
     for cell in cells:
         if cell["reason"] or cell["status"] in ("failed", "lost"):
             what = cell["reason"] or cell["status"]
+            what += _mode(cell)
             groups.setdefault((cell["label"], what, cell["message"] or ""), []).append(cell)
     return [
         {
@@ -122,10 +134,10 @@ def prediction(cells: list[Row]) -> list[Row]:
         if cell["seconds"] is None or cell["predicted_seconds"] is None:
             continue
         row = sums.setdefault(
-            (cell["label"], cell["kind"]),
+            (cell["label"], _kind(cell)),
             {
                 "label": cell["label"],
-                "kind": cell["kind"],
+                "kind": _kind(cell),
                 "cells": 0,
                 "predicted": 0.0,
                 "measured": 0.0,

@@ -98,10 +98,12 @@ class CostModel:
             if record.status != "finished" or record.reason in ("timeout", "out_of_memory"):
                 continue
             cell = record.cell
+            if cell.execution != "eager":
+                continue  # what was built is found again, or not: it says nothing of the machine
             raw = _raw_seconds(cell, self.rates)
             # A cell of metrics that cost nothing says nothing of the machine's speed.
             if raw > 0:
-                measured = max(record.seconds - CHILD_SECONDS - _build_seconds(cell), 1e-3)
+                measured = max(record.seconds - CHILD_SECONDS, 1e-3)
                 ratios.setdefault((_kind(cell), cell.architecture), []).append(measured / raw)
         factors = {key: statistics.median(values) for key, values in ratios.items()}
         return CostModel(rates=self.rates, probed=self.probed, factors=factors)

@@ -128,7 +128,10 @@ class Isolation:
             rest = _metrics_after_cap(asking, events, ended)
             if not rest:
                 break
-            stopped = [name for name in asking.metrics if name == _running(events)]
+            # One that was there already, and was being taken once more, is as it was.
+            there = _measured(events)
+            running = _running(events)
+            stopped = [n for n in asking.metrics if n == running and n not in there]
             events += unmeasured(asking, stopped, "out_of_memory", ended.detail)
             asking = asking.asking(rest)
         return assemble(
@@ -246,11 +249,15 @@ def _running(events: list[Event]) -> str | None:
     return next((e.metric for e in reversed(events) if isinstance(e, Started)), None)
 
 
+def _measured(events: list[Event]) -> set[str]:
+    return {event.metric for event in events if isinstance(event, Measurement)}
+
+
 def _metrics_after_cap(cell: Cell, events: list[Event], ended: Ended) -> tuple[str, ...]:
     """Metrics worth another child after the memory cap stopped one of them."""
     if ended.reason != "out_of_memory" or cell.kind != "measure":
         return ()
-    done = {event.metric for event in events if isinstance(event, Measurement)}
+    done = _measured(events)
     stopped = _running(events)
     if stopped is None or stopped not in cell.metrics:
         return ()

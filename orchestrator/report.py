@@ -7,6 +7,7 @@ and the file can be sent by mail. Whatever stands in the tables is text and is e
 from __future__ import annotations
 
 import base64
+import json
 import re
 from dataclasses import dataclass
 from html import unescape
@@ -73,7 +74,7 @@ def render(tables: Tables, plots: Path) -> str:
         counts=account.counts(cells),
         comparisons=folded(comparisons(tables, shown), open_first=True),
         has_primary=any(row["primary"] for row in verdicts),
-        tests=len({_pair(row) for row in verdicts if row["p_value"] is not None}),
+        tests=len({_pair(row) for row in verdicts if row["p_adjusted"] is not None}),
         figures=embedded,
         left_out=left_out,
         summary=[pivot(tables, frame) for frame in shown],
@@ -197,10 +198,21 @@ def searches(tables: Tables) -> list[Row]:
     """A row per search of tuning: its trials, the tokens they took, and what it chose."""
     found: dict[str, Row] = {}
     for trial in tables.tuning.to_pylist():
-        row = found.setdefault(trial["study"], {**trial, "trials": 0, "spent": 0})
+        more = {"trials": 0, "spent": 0, "others": _others(trial["chosen_setting"])}
+        row = found.setdefault(trial["study"], {**trial, **more})
         row["trials"] += 1
         row["spent"] += trial["tokens"]
     return list(found.values())
+
+
+def _others(chosen: str | None) -> str:
+    """What a search chose beside the rate, in words: `dropout 0.1, forget bias 2`."""
+    setting = json.loads(chosen) if chosen else {}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {quantities.figures(value)}"
+        for name, value in setting.items()
+        if name != "learning_rate"
+    )
 
 
 def folded(blocks: list[dict[str, Any]], *, open_first: bool = False) -> list[dict[str, Any]]:

@@ -37,11 +37,14 @@ class Host:
         self.name, self.address = f"{bridge}-{number}", f"{NETWORK}.{number}"
         self.run = ("ip", "netns", "exec", self.name)
         # Names of links have 15 characters at most.
-        self._link, inside = f"{bridge}o{number}", f"{bridge}i{number}"
+        self._bridge, self._link, self._inside = bridge, f"{bridge}o{number}", f"{bridge}i{number}"
+
+    def begin(self) -> None:
+        inside = self._inside
         _ip("netns", "add", self.name)
         _ip("link", "add", self._link, "type", "veth", "peer", "name", inside)
         _ip("link", "set", inside, "netns", self.name)
-        _ip("link", "set", self._link, "master", bridge)
+        _ip("link", "set", self._link, "master", self._bridge)
         _ip("link", "set", self._link, "up")
         for words in (
             ("addr", "add", f"{self.address}/24", "dev", inside),
@@ -69,7 +72,7 @@ class Host:
                 except ProcessLookupError:
                     continue
             time.sleep(0.1)
-        _ip("netns", "del", self.name)
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
 
 
 @contextmanager
@@ -93,6 +96,7 @@ def ray_on_hosts(folder: Path, count: int) -> Iterator[tuple[list[Host], Mapping
     try:
         for number in range(1, count + 1):
             hosts.append(Host(number, bridge))
+            hosts[-1].begin()
         head, *others = hosts
         _start(
             head,

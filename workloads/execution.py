@@ -22,8 +22,9 @@ R = TypeVar("R")
 
 
 def ready(function: Callable[P, R], execution: Execution, device: torch.device) -> Callable[P, R]:
-    """`function`, to be run that way on that device. What cannot be built is said by its first
-    call, as one of `not_built()`.
+    """`function`, to be run that way on that device. What torch cannot trace (its own nn.LSTM and
+    nn.GRU among it) runs eagerly within: `breaks` counts that. What cannot be built is said by its
+    calls, as one of `not_built()`.
 
     Raises:
         Unsupported: this machine lacks what that way needs; says what.
@@ -35,19 +36,29 @@ def ready(function: Callable[P, R], execution: Execution, device: torch.device) 
             raise Unsupported("graph: CUDA graphs need an NVIDIA GPU")
         return torch.compile(function, backend="cudagraphs")
     _check_compilers(device)
-    from torch._inductor import config
+    from torch._dynamo import config as tracing
+    from torch._inductor import config as building
 
     # In this process: others, started for it, would outlive the cell and share its cores.
-    config.compile_threads = 1
+    building.compile_threads = 1
+    # Else what was built too often would go on eagerly, under the compiler's name.
+    tracing.fail_on_recompile_limit_hit = True
     return torch.compile(function)
+
+
+def breaks() -> int:
+    """How often torch's compiler met what it cannot trace, in this process."""
+    from torch._dynamo.utils import counters
+
+    return sum(counters["graph_break"].values())
 
 
 def not_built() -> tuple[type[Exception], ...]:
     """What torch raises where it cannot build a function."""
-    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
     from torch._inductor.exc import InductorError
 
-    return TorchDynamoException, InductorError
+    return TorchDynamoException, FailOnRecompileLimitHit, InductorError
 
 
 def _check_compilers(device: torch.device) -> None:

@@ -5,62 +5,64 @@ the machine beneath a virtual one withheld the core. Linux only; elsewhere nothi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-TIMES = ("s", "1/s")
-"""Units of what others on the machine can disturb."""
 DISTURBED = 0.05
 """The share of its time that what is timed may wait for a core."""
 
 _STEAL = 8  # proc(5), /proc/stat: cpuN user nice system idle iowait irq softirq steal
 _TASKS = Path("/proc/self/task")
+_spans: list[tuple[float, float]] = []
+"""Seconds waited, and seconds, of what was timed in this process since somebody asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """A moment, to be looked back at. `waited` is None where the kernel does not count."""
-
-    at: float
-    waited: float | None
-    stolen: float
-
-    def waited_share(self) -> float | None:
-        """Seconds spent waiting for a core since, of all threads, to those that passed."""
-        now = start()
-        if self.waited is None or now.waited is None or now.at <= self.at:
-            return None
-        return max(0.0, now.waited - self.waited) / (now.at - self.at)
-
-    def stolen_share(self) -> float:
-        """The same of what was withheld from this process's cores; counted in hundredths of a
-        second."""
-        now = start()
-        cores = len(os.sched_getaffinity(0))
-        return (now.stolen - self.stolen) / max(1e-9, (now.at - self.at) * cores)
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Around calls that are timed."""
+    waited, clock = _waited_seconds(), time.monotonic()
+    yield
+    after = _waited_seconds()
+    if waited is not None and after is not None:
+        _spans.append((max(0.0, after - waited), time.monotonic() - clock))
 
 
-def start() -> Watch:
-    return Watch(time.monotonic(), _waited_seconds(), _stolen_seconds())
+def waited_share() -> float | None:
+    """Seconds that threads of this process waited for a core, to those that passed, in what was
+    timed since this was asked last; None where nothing was, or the kernel does not count."""
+    waited, passed = (sum(part) for part in zip(*_spans, strict=True)) if _spans else (0.0, 0.0)
+    _spans.clear()
+    return waited / passed if passed else None
+
+
+def fact(metric: str) -> str:
+    """What the share is called in a record."""
+    return f"waited_share.{metric}"
 
 
 def _waited_seconds() -> float | None:
     """Of the threads that live now: those of a pool do as long as its process."""
     try:
         said = [(task / "schedstat").read_text().split() for task in _TASKS.iterdir()]
-        return sum(int(waited) for _, waited, _ in said) / 1e9
-    except (OSError, ValueError):
+    except OSError:
         return None
+    # A kernel that does not count says zero of a thread that runs.
+    if not any(int(ran) for ran, *_ in said):
+        return None
+    return sum(int(waited) for _, waited, *_ in said) / 1e9
 
 
-def _stolen_seconds() -> float:
+def stolen_seconds() -> float:
+    """Withheld from this process's cores so far, a core's share each; in hundredths of a second."""
     try:
         lines = Path("/proc/stat").read_text().splitlines()
     except OSError:
         return 0.0
-    names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    cores = os.sched_getaffinity(0)
+    names = {f"cpu{core}" for core in cores}
     mine = [fields for fields in map(str.split, lines) if fields and fields[0] in names]
     ticks = sum(int(fields[_STEAL]) for fields in mine if len(fields) > _STEAL)
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return ticks / os.sysconf("SC_CLK_TCK") / len(cores)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from workloads import collector
+from workloads import collector, neighbours
 
 MIN_SAMPLES = 3
 MAX_SAMPLES = 100
@@ -40,7 +40,7 @@ def sample(
         once(function, device)
     samples: list[float] = []
     gc.collect()
-    with collector.paused():
+    with collector.paused(), neighbours.watched():
         while len(samples) < max_samples and (
             len(samples) < min_samples or sum(samples) < min_seconds
         ):

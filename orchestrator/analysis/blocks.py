@@ -130,7 +130,9 @@ def _by_mode(blocks: list[Block]) -> Iterator[list[Block]]:
 
 
 def _with_best(modes: list[Block]) -> list[Block]:
-    """The blocks, and where there are several that hold the same points, the best mode's."""
+    """The blocks, and where there are several that hold the same points, the best mode's: at each
+    point of those that have most replicates the one with the best median. It is chosen on the very
+    replicates that it is compared on, so it looks a little better than it is."""
     first = modes[0]
     if len(modes) == 1 or any(
         (one.labels, one.contexts, one.values.shape)
@@ -140,8 +142,9 @@ def _with_best(modes: list[Block]) -> list[Block]:
         return modes
     sign = 1.0 if first.facts.better == "smaller" else -1.0
     stacked = np.stack([one.values for one in modes])
-    known = np.asarray(np.isfinite(stacked).any(-1))
-    centres = np.where(known, np.nanmedian(np.where(known[..., None], stacked, 0.0), -1), np.nan)
+    replicates = np.asarray(np.isfinite(stacked).sum(-1))
+    known = (replicates > 0) & (replicates == replicates.max(0))
+    centres = np.nanmedian(np.where(known[..., None], stacked, 0.0), -1)
     chosen = np.where(known, sign * centres, np.inf).argmin(0)
     return [
         *modes,

@@ -11,7 +11,7 @@ import pyarrow as pa
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.analysis.schema import CELLS, CURVES, SAMPLES
 from orchestrator.journal import Merged
-from workloads import registry
+from workloads import neighbours, registry
 from workloads.cell import canonical_json
 from workloads.measurement import Measurement
 
@@ -21,7 +21,7 @@ _FROM_CELL = (
 )
 _FROM_FACTS = (
     *("implementation", "parameters", "total_parameters", "d_model", "mlp_width", "updates"),
-    *("position_encoding", "waited_share", "stolen_share"),
+    *("position_encoding", "stolen_share"),
 )
 _SHARES = (
     ("flops_share", "train_step_flops", "train_step_time", "flops_per_second"),
@@ -83,6 +83,7 @@ def _row(
         "environment": environment,
         "tokens_per_update": merged.facts.get("tokens_per_update", cell.tokens_per_update),
         **_shares(seen, merged),
+        "waited_share": max(_waited(seen, merged), default=None),
         "attempts": merged.attempts,
         "seconds": record.seconds,
         "predicted_seconds": prediction and prediction.seconds,
@@ -106,6 +107,14 @@ def _shares(seen: ObservedCell, merged: Merged) -> dict[str, float]:
         if isinstance(done, float) and seconds and best:
             shares[share] = done / seconds / best
     return shares
+
+
+def _waited(seen: ObservedCell, merged: Merged) -> Iterator[float]:
+    """Of each metric that was timed, the share of its calls that they waited for a core."""
+    for name in seen.cell.metrics:
+        share = merged.facts.get(neighbours.fact(name))
+        if isinstance(share, int | float):
+            yield share
 
 
 def _family(architecture: str) -> str | None:

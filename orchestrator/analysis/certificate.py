@@ -16,13 +16,14 @@ from orchestrator import quantities
 from orchestrator.analysis.blocks import BEST, Block
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.search import Search
-from workloads.neighbours import DISTURBED, TIMES
+from workloads.neighbours import DISTURBED, fact
 
 PARAMETERS = 0.02
 """How far apart the non-embedding parameters may lie, relative: what the solver of widths promises.
 """
 NOISE = 0.05
 """How far the replicates of a time may scatter (standard deviation of their logarithms)."""
+TIMES = ("s", "1/s")
 DISTURBED_CELLS = 0.1
 """The share of the cells that may be without a core for longer than `DISTURBED` says."""
 
@@ -272,24 +273,34 @@ def _scatter(block: Block, row: int) -> float | None:
 
 
 def _quiet(of: _Compared) -> tuple[bool | None, str] | None:
-    if of.block.facts.unit not in TIMES or of.block.kind != "measure":
+    if of.block.kind != "measure" or of.block.facts.unit not in TIMES:
         return None
-    taken = [[share for seen in side.cells for share in _disturbance(seen)] for side in of.sides]
+    taken = [
+        [share for seen in side.cells for share in _disturbance(seen, of.block.metric)]
+        for side in of.sides
+    ]
     if not all(taken):
         return None, "not on record"
     shares = taken[0] + taken[1]
     disturbed = sum(share > DISTURBED for share in shares)
     return disturbed <= DISTURBED_CELLS * len(shares), (
         f"{disturbed} of {len(shares)} cells were without a core for more than"
-        f" {quantities.percent(DISTURBED)} of their time"
+        f" {quantities.percent(DISTURBED)} of the time"
     )
 
 
-def _disturbance(seen: ObservedCell) -> Iterator[float]:
-    """The share of its time that a cell waited for a core, or was without it, if that is known."""
+def _disturbance(seen: ObservedCell, metric: str) -> Iterator[float]:
+    """The share of the time of this metric, or of what it derives from, that a cell waited for a
+    core or was without it, as far as that is known."""
     facts = seen.merged.facts if seen.merged else {}
-    waited, stolen = facts.get("waited_share"), facts.get("stolen_share")
-    if isinstance(waited, int | float):
+    known = {
+        name: share
+        for name in seen.cell.metrics
+        if isinstance(share := facts.get(fact(name)), int | float)
+    }
+    stolen = facts.get("stolen_share")
+    if known:
+        waited = known.get(metric, max(known.values()))
         yield waited + (stolen if isinstance(stolen, int | float) else 0.0)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from orchestrator.analysis.blocks import BEST, CUTS, Block
+from orchestrator.analysis.blocks import CUTS, Block
 from orchestrator.analysis.derived import DERIVED
 from orchestrator.analysis.judgement import MIN_REPLICATES, Judgement, Place, Range
 from orchestrator.analysis.pairs import Pair, contrast_rows, pairs
@@ -17,8 +17,7 @@ from orchestrator.analysis.statistics import LEVEL, holm
 from orchestrator.plan import Comparison, Primary
 
 Rows = list[dict[str, object]]
-# A derived metric restates what it derives from, and so does the best of several modes: they are no
-# comparisons more to adjust for.
+# A derived metric restates what it derives from: it is no comparison more to adjust for.
 _DERIVED = frozenset(derived.name for derived in DERIVED)
 
 
@@ -42,7 +41,7 @@ def rows(
         verdicts = _verdict_rows(pair, comparison.zone)
         crossovers.append([head_of_verdict | row for row in verdicts])
         p_values.append(_p_value(pair))
-        counted.append(pair.block.metric not in _DERIVED and pair.block.execution != BEST)
+        counted.append(pair.block.metric not in _DERIVED)
     adjusted = holm([p if counts else None for p, counts in zip(p_values, counted, strict=True)])
     for group, p, p_adjusted in zip(crossovers, p_values, adjusted, strict=True):
         for row in group:

@@ -82,7 +82,8 @@ CELLS = pa.schema(
         # of the products, and of the bytes moved, in a second that the device reaches at best
         _number("flops_share", "1"),
         _number("bandwidth_share", "1"),
-        # of its time that a timed cell waited for a core, and that its cores were withheld
+        # seconds that its threads waited for a core to those timed, of the metric that did most;
+        # and the share of its time that its cores were withheld from this machine
         _number("waited_share", "1"),
         _number("stolen_share", "1"),
     ]
@@ -198,6 +199,8 @@ TUNING = pa.schema(
         _number("learning_rate"),
         _number("weight_decay"),
         _number("clip_norm"),
+        _number("dropout"),
+        _number("forget_bias"),
         _text("metric", True),
         _text("unit"),
         _text("better", True),
@@ -207,6 +210,8 @@ TUNING = pa.schema(
         _number("high"),
         _flag("widened"),
         _number("chosen"),
+        # what the search chose of all that it searched for, as JSON by name
+        _text("chosen_setting"),
         _flag("fitted"),
         _text("at_edge"),
     ]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from orchestrator.analysis.observations import Observed
 from orchestrator.search import Search
+from workloads.cell import canonical_json
 
 
 def rows(searches: Iterable[Search], observed: Observed) -> list[dict[str, object]]:
@@ -26,6 +27,7 @@ def rows(searches: Iterable[Search], observed: Observed) -> list[dict[str, objec
             "tokens": trial.cell.tokens,
             "learning_rate": trial.cell.learning_rate,
             **asdict(trial.cell.recipe),
+            "forget_bias": trial.cell.options.get("forget_bias"),
             "metric": search.metric,
             "unit": _unit(search, observed),
             "better": search.better,
@@ -35,6 +37,7 @@ def rows(searches: Iterable[Search], observed: Observed) -> list[dict[str, objec
             "high": search.high,
             "widened": search.widened,
             "chosen": None if search.chosen is None else search.chosen["learning_rate"],
+            "chosen_setting": None if search.chosen is None else canonical_json(search.chosen),
             "fitted": search.fitted,
             "at_edge": search.at_edge,
             "environment": observed.environment,

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator import quantities
 from orchestrator.analysis.blocks import BEST
 from orchestrator.analysis.tables import Tables, block_of
+from workloads.cell import EXECUTIONS
 
 Row = dict[str, Any]
 Key = tuple[str, str, int, str | None, str | None]
@@ -140,14 +141,15 @@ def batch_words(batch: str) -> str:
 def mode_words(
     tables: Tables, execution: str | None, best: str = "each in its best mode"
 ) -> list[str]:
-    """How it was executed, where the sweep has several ways."""
+    """How it was executed, where the sweep has other ways than the usual one."""
     if execution is None or not _has_modes(tables):
         return []
     return [best if execution == BEST else execution]
 
 
 def _has_modes(tables: Tables) -> bool:
-    return len(set(tables.cells["execution"].to_pylist()) - {None}) > 1
+    """Whether anything was executed in another way than the usual one."""
+    return bool(set(tables.cells["execution"].to_pylist()) - {None, EXECUTIONS[0]})
 
 
 def file_name(tables: Tables, kind: str, **parts: Any) -> str:

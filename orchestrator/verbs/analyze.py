@@ -24,6 +24,7 @@ from orchestrator.report import render
 from orchestrator.results import Results
 from orchestrator.spec import LoadedSpec, load_spec
 from orchestrator.store import MlflowStore, resolve_uri
+from workloads.cell import EXECUTIONS
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,12 +96,12 @@ def medians(tables: Tables) -> dict[str, list[tuple[int, float]]]:
     """`train_step_time/lstm/batch 4` -> (context, median): what MLflow draws as curves."""
     rows = [row for row in tables.summary.to_pylist() if row["median"] is not None]
     sizes = {row["size"] for row in rows}
-    modes = {row["execution"] for row in rows} - {None}
+    modes = {row["execution"] for row in rows} - {None, EXECUTIONS[0]}
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         parts = [row["metric"], row["label"]]
         parts += [f"size {row['size']}"] if len(sizes) > 1 else []
         parts += [f"batch {row['batch']}"] if row["batch"] else []
-        parts += [row["execution"]] if row["execution"] and len(modes) > 1 else []
+        parts += [row["execution"]] if row["execution"] and modes else []
         curves.setdefault("/".join(parts), []).append((row["seq_len"], row["median"]))
     return {name: sorted(curve) for name, curve in curves.items()}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from workloads import timing
-from workloads.plugins import Metric
+from workloads.plugins import Metric, Unsupported
 from workloads.subject import Subject
 
 Step = Callable[[Tensor, list[Any]], tuple[Tensor, list[Any]]]
@@ -34,6 +34,8 @@ MIN_SECONDS = 0.1
 @torch.inference_mode()
 def measure(subject: Subject) -> tuple[float, ...]:
     _, after_context = subject.prefilled(room=STEPS)
+    if subject.cell.execution == "graph":
+        raise Unsupported("graph: decoding is not recorded: its state lies elsewhere at each step")
     step = subject.executed(subject.model.step)
     if subject.device.type != "cpu" or subject.cell.execution != "eager":
         _steps(subject, step, copy.deepcopy(after_context))

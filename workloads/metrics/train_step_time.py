@@ -4,7 +4,7 @@ Protocol: a fresh model and one fixed batch of random tokens, `batch_size` by `s
 to warm up, five on an accelerator (the first makes the optimiser's moments), then single steps,
 each a sample. Left out: data loading, gradient clipping, evaluation. bfloat16 is autocast over
 float32 weights, as in training. `execution` is that of the model's forward and backward pass; loss
-and optimiser are fused kernels of their own.
+and optimiser are fused kernels of their own. Nothing is dropped (`train.optimiser.dropout`).
 """
 
 from __future__ import annotations

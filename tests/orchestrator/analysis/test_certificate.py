@@ -16,11 +16,12 @@ from orchestrator.provenance import Envelope
 from orchestrator.search import Edge, Search, Trial
 from tests.orchestrator.made_records import envelope, timed
 from tests.simulated_world import measure_cells, plan_of, train_cell, train_cells
-from workloads import sizing
+from workloads import neighbours, sizing
 from workloads.cell import Cell
 from workloads.measurement import Measurement
 
 CONTEXTS = (64, 128, 256, 512)
+WAITED = neighbours.fact("train_step_time")
 Break = Callable[[Envelope], Envelope]
 
 
@@ -97,7 +98,7 @@ def _built(
             ]
         made = envelope(cell, *found)
         order = f"order of seed {cell.seed} at {cell.seq_len}"
-        made = _with_facts(made, data_order=order, kernel_class="fused", waited_share=0.0)
+        made = _with_facts(made, data_order=order, kernel_class="fused", **{WAITED: 0.0})
         envelopes.append(broken(made) if cell.label == "gru" else made)
     primary = Primary(challenger="gru", metric=metric, batch_size=batch)
     return tables.build(replace(plan_of(cells, primary=primary), searches=searches), envelopes)
@@ -143,9 +144,9 @@ def test_rates_that_nobody_tuned_are_said_of_whoever_learns() -> None:
         ("parameters", lambda one: _with_facts(one, parameters=1_030_000)),
         ("kernel class", lambda one: _with_facts(one, kernel_class="chunked")),
         ("kernel class", lambda one: _with_facts(one, kernel_class=None)),
-        ("quiet machine", lambda one: _with_facts(one, waited_share=0.2)),
+        ("quiet machine", lambda one: _with_facts(one, **{WAITED: 0.2})),
         ("quiet machine", lambda one: _with_facts(one, stolen_share=0.2)),
-        ("quiet machine", lambda one: _with_facts(one, waited_share=None)),
+        ("quiet machine", lambda one: _with_facts(one, **{WAITED: None})),
         (
             "FLOPs per token",
             lambda one: replace(
