@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 
 from orchestrator import jobs
+from orchestrator.guard import Ended
 from orchestrator.isolation import Isolation, child_environment, is_cut_short
 from tests.workloads.tiny_cells import measure_cell
 from workloads import registry
 from workloads.cell import Cell, Limits
+from workloads.events import Started, encode
 from workloads.record import RunRecord
 from workloads.tasks.headway import Headway
 
@@ -142,6 +144,29 @@ def test_the_memory_cap_takes_one_metric_and_leaves_the_others(isolation: Isolat
     used = int(re.findall(r"[\d,]{9,}", stopped.detail or "")[0].replace(",", ""))
     # Noticed within a few polls of a few megabytes each.
     assert 200 << 20 < used < 600 << 20
+
+
+def test_a_metric_that_was_there_stays_where_the_cap_stops_it_the_second_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was disturbed is taken once more."""
+    cell = measure_cell(metrics=("train_step_time", "prefill_time"))
+    taken = {
+        name: registry.metric(cell.task, name).measurement(name, (0.5,)) for name in cell.metrics
+    }
+    first = [Started("train_step_time"), taken["train_step_time"]]
+    second = [Started("prefill_time"), taken["prefill_time"]]
+    told = iter(
+        [
+            Ended([encode(event) for event in first], "out_of_memory", "too much"),
+            Ended([encode(event) for event in second]),
+        ]
+    )
+    with Isolation() as alone:
+        monkeypatch.setattr(alone, "wait_until_warm", lambda: None)
+        monkeypatch.setattr(alone, "_run_with_retry", lambda *given: next(told))
+        record = alone.run_cell(cell)
+    assert record.reason is None and answered(record) == ["train_step_time", "prefill_time"]
 
 
 def test_no_cap_below_what_a_cell_needs(isolation: Isolation) -> None:
