@@ -53,7 +53,7 @@ def weights_after(architecture: str, mode: str) -> list[torch.Tensor]:
     return [weight.detach() for weight in step.model.parameters()]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_two_compiled_training_steps_change_weights_as_two_eager_ones_do(architecture: str) -> None:
     torch.testing.assert_close(
