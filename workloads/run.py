@@ -212,7 +212,7 @@ def _outcome(subject: Subject, name: str, metric: Metric) -> Measurement:
             return metric.measurement(name, reason="out_of_memory", detail=detail)
         if not isinstance(error, execution.not_built()):
             raise
-        said = str(error).strip().splitlines()[0]
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         detail = f"{subject.cell.execution}: torch cannot build it: {said}"
         return metric.measurement(name, reason="unsupported", detail=detail)
 
