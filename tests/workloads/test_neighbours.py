@@ -55,7 +55,7 @@ def test_whoever_sleeps_does_not_wait(core: int) -> None:
     with neighbours.watched():
         time.sleep(0.3)
     share = neighbours.waited_share()
-    assert share is not None and share < 0.2
+    assert share is not None and share < 0.5
     assert neighbours.waited_share() is None, "nothing was timed since"
 
 
