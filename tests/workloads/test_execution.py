@@ -24,10 +24,13 @@ from workloads.subject import Subject
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 CPU = torch.device("cpu")
-# One with a cache that grows, one with a kernel of a library, one of small operations.
+# The shell; one with a cache that grows, one with a kernel of a library, one of small operations.
 ARCHITECTURES = [
-    "transformer",
-    *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("gru", "mamba2")),
+    "none",
+    *(
+        pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in ("transformer", "gru", "mamba2")
+    ),
 ]
 
 

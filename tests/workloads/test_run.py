@@ -57,11 +57,13 @@ def test_facts_come_first_and_each_metric_is_announced() -> None:
     first, *rest = run(measure_cell(metrics=("decode_time", "prefill_time")))
     assert isinstance(first, Facts)
     assert {"d_model", "mlp_width", "implementation", "decode_implementation"} <= set(first.values)
-    assert [e.metric for e in rest if isinstance(e, Started | Measurement)] == [
-        "decode_time",
-        "decode_time",
-        "prefill_time",
-        "prefill_time",
+    said = [(type(e), e.metric) for e in rest if isinstance(e, Started | Measurement)]
+    # On a busy machine one may be taken once more.
+    assert list(dict.fromkeys(said)) == [
+        (Started, "decode_time"),
+        (Measurement, "decode_time"),
+        (Started, "prefill_time"),
+        (Measurement, "prefill_time"),
     ]
 
 
