@@ -32,6 +32,16 @@ def _flag(name: str) -> pa.Field:
     return pa.field(name, pa.bool_())
 
 
+# What all rows of one figure share, in the tables that judge.
+_BLOCK = (
+    _text("metric", True),
+    _text("task", True),
+    _count("size", "parameters"),
+    _text("batch"),
+    _text("execution"),
+    _text("device"),
+)
+
 # One row a planned cell; one float64 column per metric (its median, unit in the field's metadata)
 # follows these.
 CELLS = pa.schema(
@@ -220,12 +230,7 @@ TUNING = pa.schema(
 # What a fair comparison has, clause by clause; `holds` is null where the records do not tell.
 CERTIFICATE = pa.schema(
     [
-        _text("metric", True),
-        _text("task", True),
-        _count("size", "parameters"),
-        _text("batch"),
-        _text("execution"),
-        _text("device"),
+        *_BLOCK,
         _text("environment"),
         _text("baseline", True),
         _text("challenger", True),
@@ -239,12 +244,7 @@ CERTIFICATE = pa.schema(
 # where a sweep has fewer than three of its five figures.
 ARTICLE = pa.schema(
     [
-        _text("metric", True),
-        _text("task", True),
-        _count("size", "parameters"),
-        _text("batch"),
-        _text("execution"),
-        _text("device"),
+        *_BLOCK,
         _text("environment"),
         _text("figure", True),
         _text("label", True),
@@ -264,12 +264,7 @@ ARTICLE = pa.schema(
 # One crossing a row, or one verdict where there is none. Contexts are in tokens.
 CROSSOVERS = pa.schema(
     [
-        _text("metric", True),
-        _text("task", True),
-        _count("size", "parameters"),
-        _text("batch"),
-        _text("execution"),
-        _text("device"),
+        *_BLOCK,
         _text("baseline", True),
         _text("challenger", True),
         _text("verdict", True),
@@ -301,12 +296,7 @@ CROSSOVERS = pa.schema(
 # difference (scale `difference`).
 CONTRASTS = pa.schema(
     [
-        _text("metric", True),
-        _text("task", True),
-        _count("size", "parameters"),
-        _text("batch"),
-        _text("execution"),
-        _text("device"),
+        *_BLOCK,
         _text("environment"),
         _text("baseline", True),
         _text("challenger", True),
@@ -328,12 +318,7 @@ CONTRASTS = pa.schema(
 # Who cannot be told from the best at each context and batch.
 WINNERS = pa.schema(
     [
-        _text("metric", True),
-        _text("task", True),
-        _count("size", "parameters"),
-        _text("batch"),
-        _text("execution"),
-        _text("device"),
+        *_BLOCK,
         _text("environment"),
         _count("seq_len", "tokens", True),
         _text("label", True),
