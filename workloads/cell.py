@@ -73,6 +73,9 @@ class Optimiser:
             raise ValueError(f"dropout must be at least 0 and under 1, not {self.dropout}")
 
 
+RECIPE = tuple(one.name for one in fields(Optimiser))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One point of the plan. Lengths are in the task's tokens; `size` is the non-embedding

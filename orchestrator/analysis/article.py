@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from orchestrator.analysis import statistics
 from orchestrator.analysis.blocks import Block
+from orchestrator.analysis.statistics import mean_interval
 
 BATCH = "4"
 """The article's batch: of several in a sweep, this one is taken."""
@@ -115,7 +115,7 @@ def _ratio(block: Block, row: int, other: int, at: int) -> tuple[float, float | 
     paired = (ours > 0) & (theirs > 0)
     logs = np.log(ours[paired]) - np.log(theirs[paired])
     middle = float(np.exp(logs.mean()))
-    if len(logs) < 2 or block.facts.deterministic:
+    low, high = mean_interval(logs)
+    if low is None or high is None or block.facts.deterministic:
         return middle, None, None
-    half = float(statistics.student(len(logs) - 1.0) * logs.std(ddof=1) / np.sqrt(len(logs)))
-    return middle, middle * float(np.exp(-half)), middle * float(np.exp(half))
+    return middle, float(np.exp(low)), float(np.exp(high))

@@ -3,7 +3,6 @@ types."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from typing import Annotated, Any, Literal
@@ -13,9 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from orchestrator.spec.choices import Choice, Strict, chooser
 from orchestrator.spec.sentences import TAG, shorten, shown
 from workloads import environment
-from workloads.cell import Execution, Optimiser
+from workloads.cell import RECIPE, Execution, Optimiser
 
-OPTIMISER = tuple(one.name for one in dataclasses.fields(Optimiser))
 TUNED_OPTIONS = ("forget_bias",)
 """Options of architectures that may be searched for."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
@@ -189,7 +187,7 @@ class Tune(Strict):
 
     def space(self) -> dict[str, tuple[float, float]]:
         """The ranges by name."""
-        names = ("learning_rate", *OPTIMISER, *TUNED_OPTIONS)
+        names = ("learning_rate", *RECIPE, *TUNED_OPTIONS)
         ranges = {name: getattr(self, name) for name in names}
         return {name: one.ends for name, one in ranges.items() if one is not None}
 
@@ -205,7 +203,7 @@ class OptimiserSpec(Strict):
     def different(self) -> dict[str, float]:
         """What differs from the defaults."""
         default = Optimiser()
-        values = {name: getattr(self, name) for name in OPTIMISER}
+        values = {name: getattr(self, name) for name in RECIPE}
         return {name: v for name, v in values.items() if v != getattr(default, name)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,9 @@ from orchestrator.provenance import Envelope
 from orchestrator.search import Search, Setting, Stage, Trial
 from orchestrator.tuning.sampler import RATE, Space
 from workloads import registry
-from workloads.cell import Cell, Optimiser, canonical_json
+from workloads.cell import RECIPE, Cell, canonical_json
 from workloads.measurement import Better
 
-RECIPE = tuple(one.name for one in fields(Optimiser))
 SEED = 1_000_003
 """Of every trial's weights and data."""
 

@@ -15,18 +15,28 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from workloads.children import done_in_a_child
 from workloads.mixer import refilled, state_tensors
 from workloads.plugins import Unsupported
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 FLOAT, INT8 = "float.onnx", "int8.onnx"
+
+
+def exported(make: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+    """What `make` returns, which exports, in a child: that takes more memory than a cell at the
+    edge is given. Raises MemoryError where this machine's does not suffice, RuntimeError."""
+    found = done_in_a_child(make)
+    if found is None:
+        raise MemoryError("exporting to ONNX takes more memory than this machine has")
+    return found
 
 
 class Step(nn.Module):
