@@ -13,15 +13,16 @@ import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from orchestrator.provenance import Envelope, Prediction
-from workloads import environment, registry, sizing
+from workloads import environment, limits, registry, sizing
 from workloads.cell import Cell
 from workloads.environment import Environment
-from workloads.plugins import Work, element_bytes
+from workloads.plugins import Axis, Metric, Work, element_bytes
 from workloads.timing import MAX_SAMPLES, MIN_SAMPLES, MIN_SECONDS
 from workloads.train import schedule_of
 
@@ -38,8 +39,8 @@ WARM_UP_CALLS = 2
 CHILD_SECONDS = 0.1
 # A traced training step takes as long as this many plain ones, and one to make the moments.
 TRACED_STEPS = 12
-# A search for a limit costs as much as so many training steps at it.
-LIMIT_TRIES = 12
+# A try of a limit: a child of the cell's process, watched and ended.
+TRY_SECONDS = 0.2
 # torch's compiler builds what a metric times.
 BUILD_SECONDS = 30.0
 # A graph is made, or a process started that serves it, once a metric.
@@ -156,7 +157,7 @@ def _probe_file(cache: Path, fingerprint: str) -> Path:
 def _raw_seconds(cell: Cell, rates: Rates) -> float:
     if cell.kind != "measure":
         return _training_seconds(cell, rates)
-    return sum(_work_seconds(cell, _work_of(cell.task, name), rates) for name in cell.metrics)
+    return sum(_metric_seconds(cell, _metric(cell.task, name), rates) for name in cell.metrics)
 
 
 def _build_seconds(cell: Cell) -> float:
@@ -164,9 +165,9 @@ def _build_seconds(cell: Cell) -> float:
 
 
 @cache
-def _work_of(task: str, metric: str) -> Work:
+def _metric(task: str, name: str) -> Metric:
     # Kept, for a plan of ten thousand cells asks fifty thousand times, and a load reads folders.
-    return registry.metric(task, metric).work
+    return registry.metric(task, name)
 
 
 def _forward_seconds(cell: Cell, rates: Rates, batch_size: int) -> float:
@@ -178,8 +179,14 @@ def _forward_seconds(cell: Cell, rates: Rates, batch_size: int) -> float:
     return flops / rates.flops_per_second + calls * rates.call_seconds
 
 
-def _work_seconds(cell: Cell, work: Work, rates: Rates) -> float:
+def _metric_seconds(cell: Cell, metric: Metric, rates: Rates) -> float:
     """One metric's seconds: its untimed passes and its samples."""
+    if metric.work in ("training_limit", "prefill_limit", "decoding_limit"):
+        return _search_seconds(cell, metric.work, metric.ignores[0], rates)
+    return _work_seconds(cell, metric.work, rates)
+
+
+def _work_seconds(cell: Cell, work: Work, rates: Rates) -> float:
     assert cell.batch_size is not None
     forward = _forward_seconds(cell, rates, cell.batch_size)
     if work == "prefills":
@@ -190,15 +197,46 @@ def _work_seconds(cell: Cell, work: Work, rates: Rates) -> float:
         return TRACED_STEPS * TRAINING_CALLS * forward
     if work == "export":
         return EXPORT_SECONDS
-    if work == "limit_search":
-        # Tokens grow with the cap: most time goes into the tries close to it.
-        fit = (cell.limits.memory_bytes or 0) / _peak_bytes(cell)
-        return LIMIT_TRIES * TRAINING_CALLS * forward * max(1.0, fit)
     if work == "generations":
         return _sampled(forward + GENERATED_TOKENS * _decode_seconds(cell, rates))
     if work == "decoding_steps":
         return forward + DECODE_STEPS * _decode_seconds(cell, rates)
     return 0.0
+
+
+def _search_seconds(cell: Cell, work: Work, axis: Axis, rates: Rates) -> float:
+    """The search for a limit along `axis`, gone through with predicted bytes; a try that does not
+    fit ends as soon as it has filled the cap."""
+    cap = cell.limits.memory_bytes
+    if cap is None:
+        return 0.0
+    seconds = 0.0
+
+    def fits(value: int, steps: int) -> bool:
+        nonlocal seconds
+        changed: dict[str, Any] = {axis: value}
+        once, each, held = _try(replace(cell, **changed), work, rates)
+        seconds += TRY_SECONDS + min(1.0, cap / held) * (once + steps * each)
+        return held <= cap
+
+    limits.search(fits, getattr(cell, axis), limits.MOST)
+    return seconds
+
+
+def _try(cell: Cell, work: Work, rates: Rates) -> tuple[float, float, int]:
+    """Seconds to make a try ready, seconds of each of its steps, and the bytes they hold."""
+    assert cell.batch_size is not None
+    shape, batch, seq_len = sizing.shape_for(cell), cell.batch_size, cell.seq_len
+    if work == "decoding_limit":
+        held = sizing.model_bytes(shape, cell.precision)
+        held += batch * sizing.state_bytes(shape, seq_len, element_bytes(cell.precision))
+        return _forward_seconds(cell, rates, 1), _decode_seconds(cell, rates), held
+    forward = _forward_seconds(cell, rates, batch)
+    if work == "prefill_limit":
+        held = sizing.inference_peak_bytes(shape, batch, seq_len, cell.precision)
+        return 0.0, forward, held
+    held = sizing.train_peak_bytes(shape, batch, seq_len, cell.precision)
+    return 0.0, TRAINING_CALLS * forward, held
 
 
 def _sampled(seconds: float) -> float:

@@ -32,10 +32,13 @@ Work = Literal[
     "prefills",
     "decoding_steps",
     "generations",
-    "limit_search",
+    "training_limit",
+    "prefill_limit",
+    "decoding_limit",
     "export",
 ]
-"""What taking a metric's samples costs, so that a cell's time can be predicted before it runs."""
+"""What taking a metric's samples costs, so that a cell's time can be predicted before it runs. A
+limit is searched along the axis that its metric ignores."""
 
 
 class Unsupported(RuntimeError):

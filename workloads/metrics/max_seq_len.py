@@ -2,7 +2,7 @@
 
 Protocol (`limits.py`): from the shortest context of the sweep on, doubled until a training step
 (forward, backward, AdamW with its moments) no longer fits, then bisected to 5 %; each try in a
-fresh child of this process. What is found is confirmed in a second child over three steps. The
+fresh child of this process. What is found is confirmed in a second child over six steps. The
 contexts of the sweep do not matter otherwise, so it is taken once for all of them.
 """
 
@@ -24,7 +24,7 @@ METRIC = Metric(
     better="greater",
     deterministic=True,
     turn=-2,
-    work="limit_search",
+    work="training_limit",
     ignores=("seq_len",),
     capped=True,
     measure=measure,
