@@ -76,6 +76,8 @@ class Architecture:
         trained at; None where order is in the recurrence itself.
     residual: False where layers follow each other bare, without norms, residual stream and MLPs.
     family: its kin (`attention`, `recurrent network`, ...), which figures give one hue.
+    code_options: names of options that choose among codes for the same numbers, so that two labels
+        that differ in them alone are one method.
     matched: False only where the asked size does not apply: the shell alone, which is measured for
         what all others share and is no candidate among winners.
     """
@@ -96,6 +98,7 @@ class Architecture:
     position: Callable[[Any], str | None] = lambda options: None
     residual: bool = True
     family: str = "other"
+    code_options: tuple[str, ...] = ()
     matched: bool = True
 
 

@@ -1,8 +1,10 @@
-"""What the architectures on torch's recurrent modules share: how the weights start, and the kernel
-that an NVIDIA GPU must have for them."""
+"""What the architectures on torch's recurrent modules share: how the weights start, and which
+kernel goes over the sequence, a library's (oneDNN, cuDNN) or ATen's own loop over tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,12 +28,16 @@ def initialise(rnn: nn.RNNBase) -> None:
     nn.init.zeros_(b_hh)
 
 
-def run(rnn: nn.RNNBase, x: Tensor, state: Any = None) -> Any:
-    """The module over x (B, T, D) from `state`: its outputs and last state.
+def run(rnn: nn.RNNBase, x: Tensor, state: Any = None, *, library: bool = True) -> Any:
+    """The module over x (B, T, D) from `state`: its outputs and last state. Without `library`, by
+    ATen's loop over tokens.
 
     Under bfloat16 autocast torch runs cuDNN's recurrences in float16, whose gradients vanish
     without loss scaling; here they then run in float32.
     """
+    if not library:
+        with _without_libraries():
+            return run(rnn, x, state)
     if not (x.is_cuda and torch.is_autocast_enabled("cuda")):
         return rnn(x, state)
     with without_autocast(x):
@@ -40,6 +46,20 @@ def run(rnn: nn.RNNBase, x: Tensor, state: Any = None) -> Any:
         elif state is not None:
             state = tuple(part.float() for part in state)
         return rnn(x.float(), state)
+
+
+@contextmanager
+def _without_libraries() -> Iterator[None]:
+    """What is built within it takes neither oneDNN nor cuDNN; its backward does not either."""
+    modules: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn
+    before = [module.enabled for module in modules]
+    for module in modules:
+        module.enabled = False
+    try:
+        yield
+    finally:
+        for module, enabled in zip(modules, before, strict=True):
+            module.enabled = enabled
 
 
 def cudnn_kernel(module: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -71,7 +73,7 @@ def _row(
         "execution": cell.execution if cell.kind == "measure" else None,
         "tokens_per_update": cell.tokens_per_update,
         "message": "measured in another environment only" if seen.elsewhere else None,
-        "family": _family(cell.architecture),
+        **_kin(cell.architecture, canonical_json(dict(cell.options))),
     }
     if merged is None or environment is None:
         return row
@@ -117,12 +119,17 @@ def _waited(seen: ObservedCell, merged: Merged) -> Iterator[float]:
             yield share
 
 
-def _family(architecture: str) -> str | None:
-    """The architecture's kin, None where its plug-in is not here: records outlive a user's file."""
+@cache
+def _kin(name: str, options: str) -> Mapping[str, str]:
+    """The architecture's family and method; nothing where its plug-in is not here: records outlive
+    a user's file."""
     try:
-        return registry.load("architectures", architecture).family
+        architecture = registry.load("architectures", name)
     except registry.UnknownPlugin:
-        return None
+        return {}
+    given = {k: v for k, v in json.loads(options).items() if k not in architecture.code_options}
+    method = f"{name} {canonical_json(given)}" if given else name
+    return {"family": architecture.family, "method": method}
 
 
 def samples(observed: Observed) -> pa.Table:

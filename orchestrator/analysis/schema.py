@@ -88,6 +88,8 @@ CELLS = pa.schema(
         _text("source_hash"),
         # the kin of the architecture; null where its plug-in was not at hand
         _text("family"),
+        # architecture and options, without those that only choose the code; null as above
+        _text("method"),
         _text("position_encoding"),
         # of the products, and of the bytes moved, in a second that the device reaches at best
         _number("flops_share", "1"),

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from orchestrator.analysis.certificate import KERNEL_CLASS
 from orchestrator.analysis.tables import block_of
-from orchestrator.conclusion.comparison import Comparison
+from orchestrator.conclusion.comparison import Comparison, Row
+from orchestrator.conclusion.verdicts import sentence
 from orchestrator.quantities import count, figures, percent
 
 _STOPPED = {
@@ -37,6 +38,7 @@ def asides(comparison: Comparison) -> Iterator[str]:
     if (row["replicates"] or 0) >= 5:
         yield _basis(comparison)
     yield from _unfair(comparison)
+    yield from _by_other_code(comparison)
 
 
 def _unfair(comparison: Comparison) -> Iterator[str]:
@@ -46,6 +48,28 @@ def _unfair(comparison: Comparison) -> Iterator[str]:
     if unfair:
         said = "; ".join(f"{clause} ({figure})" for clause, figure in unfair.items())
         yield f"Not as fair as it should be: {said}."
+
+
+def _by_other_code(comparison: Comparison) -> Iterator[str]:
+    """What the verdict is where another label of the sweep computes the challenger's method by
+    other code, and by what factor that moves the crossing."""
+    mine = comparison.method(comparison.challenger)
+    others: dict[str, list[Row]] = {}
+    for row in comparison.tables.crossovers.to_pylist():
+        if (
+            block_of(row) == block_of(comparison.first)
+            and row["challenger"] != comparison.challenger
+            and mine is not None
+            and comparison.method(row["challenger"]) == mine
+        ):
+            others.setdefault(row["challenger"], []).append(row)
+    for rows in others.values():
+        text = f"The same method by other code: {sentence(Comparison(comparison.tables, rows))}"
+        here, there = comparison.first, rows[0]
+        if here["verdict"] == there["verdict"] == "crosses":
+            factor = there["seq_len"] / here["seq_len"]
+            text += f", which moves the crossing by a factor of {figures(factor)}"
+        yield f"{text}."
 
 
 def _stops(comparison: Comparison) -> Iterator[str]:

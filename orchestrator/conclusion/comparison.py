@@ -98,6 +98,15 @@ class Comparison:
             _UNKNOWN,
         )
 
+    def method(self, label: str) -> str | None:
+        """What a label computes, whatever the code; None where that is not known, as in tables of
+        an older version."""
+        cells = self.tables.cells
+        if "method" not in cells.column_names:
+            return None
+        rows = cells.select(["label", "method"]).to_pylist()
+        return next((row["method"] for row in rows if row["label"] == label), None)
+
     def named(self, label: str) -> str:
         """A label with the code that ran under it."""
         code = self.summary(label)["implementation"]

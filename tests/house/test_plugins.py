@@ -93,6 +93,13 @@ def test_options_are_frozen_plain_and_have_defaults(family: Family) -> None:
             assert field.name in hints
 
 
+def test_what_chooses_the_code_is_an_option() -> None:
+    for name in registry.names("architectures"):
+        architecture = registry.load("architectures", name)
+        known = {field.name for field in dataclasses.fields(architecture.options)}
+        assert set(architecture.code_options) <= known, name
+
+
 def test_metrics_of_tasks_and_of_files_have_names_of_their_own() -> None:
     measured = set(registry.names("metrics"))
     for task in registry.names("tasks"):

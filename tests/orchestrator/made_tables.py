@@ -254,6 +254,7 @@ def _cell(
         "commit": "0" * 40 if done else None,
         "source_hash": "abc123abc123" if done else None,
         "family": family(label),
+        "method": label.replace("(attention=materialised)", ""),
         metric.name: value,
     }
 

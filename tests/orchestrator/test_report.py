@@ -297,6 +297,22 @@ def test_answer_names_where_a_curve_stopped() -> None:
     assert "transformer ran out of memory at 1,024 bytes" in answer(cut)
 
 
+def test_answer_says_what_other_code_for_the_same_method_moves() -> None:
+    laws = {name: LAWS[name] for name in ("lstm", "transformer")}
+    materialised = "transformer(attention=materialised)"
+    slower = laws | {materialised: lambda n: 2.0e-3 + 9e-6 * n + 8e-9 * n * n}
+    told = answer(tables([Metric(laws=slower)]))
+    assert (
+        "The same method by other code: transformer(attention=materialised) (torch"
+        f" {materialised}) overtakes lstm (torch lstm)" in told
+    )
+    assert re.search(r", which moves the crossing by a factor of [\d.]+\.$", told)
+    never = laws | {materialised: lambda n: 1.0}
+    assert told.partition(" The same")[0] in answer(tables([Metric(laws=never)]))
+    assert answer(tables([Metric(laws=never)])).endswith("they do not change places there.")
+    assert "other code" not in answer(tables([Metric(laws=laws)]))
+
+
 def test_answer_without_numbers_of_the_primary() -> None:
     world = changed(tables(primary=("mamba", "train_step_time", 8)), "transformer", primary=False)
     assert answer(world) == (

@@ -21,6 +21,8 @@ VARIANTS = [
     "transformer(attention=materialised)",
     "transformer(kv_heads=1, position=nope)",
     "sliding_window(window=24, kv_heads=2)",
+    "lstm(library=false)",
+    "gru(library=false)",
     "min_gru(cell=lstm)",
     "mlstm(gate=sigmoid)",
     "slstm(forget=exponential)",
@@ -50,6 +52,15 @@ def chosen(name: str) -> tuple[Architecture, Any]:
     name, options = parsed(name)
     architecture = registry.load("architectures", name)
     return architecture, plugins.build_options(architecture.options, options)
+
+
+def _is_other_code(name: str) -> bool:
+    architecture, options = parsed(name)
+    return options.keys() <= set(registry.load("architectures", architecture).code_options)
+
+
+OTHER_CODE = [name for name in VARIANTS if _is_other_code(name)]
+"""Those that compute the same numbers as the default."""
 
 
 def _has_mixer(name: str) -> bool:

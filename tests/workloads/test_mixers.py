@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.workloads.decoding import decode
-from tests.workloads.mixer_variants import BATCH, LENGTH, NAMES, mixer_of, random_input
+from tests.workloads.mixer_variants import (
+    BATCH,
+    LENGTH,
+    NAMES,
+    OTHER_CODE,
+    mixer_of,
+    random_input,
+)
 from workloads import plugins, registry
 from workloads.architectures.transformer import Attention, Options
 from workloads.mixer import held_bytes, repeated
@@ -95,6 +102,20 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 
     zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(along, (zero,), eps=1e-6, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OTHER_CODE)
+def test_options_that_choose_the_code_leave_the_numbers(name: str) -> None:
+    one, width = mixer_of(name)
+    other, _ = mixer_of(name.partition("(")[0])
+    found = []
+    for mixer in (one, other):
+        x = random_input(width).requires_grad_()
+        output = mixer(x)
+        leaves = [x, *mixer.parameters()]
+        found.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)

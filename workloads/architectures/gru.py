@@ -26,7 +26,10 @@ from workloads.plugins import Architecture
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Nothing to set."""
+    """library: cuDNN's kernel over the sequence, on an NVIDIA GPU; without it, and on a CPU always,
+    ATen's loop over tokens."""
+
+    library: bool = True
 
 
 @dataclass(slots=True)
@@ -37,9 +40,10 @@ class GruState(MixerState):
 
 
 class Gru(Mixer):
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, library: bool = True) -> None:
         super().__init__()
         self.d_model = d_model
+        self.library = library
         self.rnn = nn.GRU(d_model, d_model, batch_first=True)
 
     def initialise(self, residual_scale: float) -> None:
@@ -47,7 +51,7 @@ class Gru(Mixer):
         recurrent.initialise(self.rnn)
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = recurrent.run(self.rnn, x)[0]
+        output: Tensor = recurrent.run(self.rnn, x, library=self.library)[0]
         return output
 
     def empty_state(
@@ -56,7 +60,7 @@ class Gru(Mixer):
         return GruState(torch.zeros((batch_size, self.d_model), device=device, dtype=dtype))
 
     def prefill(self, x: Tensor, state: GruState) -> tuple[Tensor, GruState]:
-        output, hidden = recurrent.run(self.rnn, x, state.hidden[None])
+        output, hidden = recurrent.run(self.rnn, x, state.hidden[None], library=self.library)
         return output, GruState(hidden[0])
 
     def step(self, x: Tensor, state: GruState) -> tuple[Tensor, GruState]:
@@ -64,8 +68,12 @@ class Gru(Mixer):
         return hidden, GruState(hidden)
 
 
+def _fused(options: Options, device_type: str) -> bool:
+    return options.library and device_type != "cpu"
+
+
 def _implementation(options: Options, device_type: str) -> str:
-    if device_type == "cpu":
+    if not _fused(options, device_type):
         return "torch.nn.GRU (ATen)"
     return recurrent.cudnn_kernel("torch.nn.GRU")
 
@@ -74,16 +82,19 @@ ARCHITECTURE = Architecture(
     title="GRU",
     version=1,
     options=Options,
-    mixer=lambda d_model, options: Gru(d_model),
+    mixer=lambda d_model, options: Gru(d_model, options.library),
     parameters=lambda d_model, options: 6 * d_model**2 + 6 * d_model,
     state_bytes=lambda d_model, options, seq_len, element_bytes: d_model * element_bytes,
     flops_per_token=lambda d_model, options, seq_len: 12.0 * d_model**2,
     saved_elements_per_token=lambda d_model, options, seq_len: 8.0 * d_model,
     implementation=_implementation,
     # On a CPU, ATen's loop over tokens in C++.
-    kernel_class=lambda options, device_type: "sequential" if device_type == "cpu" else "fused",
+    kernel_class=lambda options, device_type: (
+        "fused" if _fused(options, device_type) else "sequential"
+    ),
     calls_per_token=lambda options, device_type: (
-        recurrent.LOOP_CALLS if device_type == "cpu" else 0.0
+        0.0 if _fused(options, device_type) else recurrent.LOOP_CALLS
     ),
     family="recurrent network",
+    code_options=("library",),
 )

@@ -28,9 +28,11 @@ from workloads.plugins import Architecture
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """forget_bias: the forget gate's bias at the start; 1 (Jozefowicz et al. 2015), so that memory
-    lasts from then on."""
+    lasts from then on. library: oneDNN's or cuDNN's kernel over the sequence; without it ATen's
+    loop over tokens, to see what of a verdict is the kernel's."""
 
     forget_bias: float = 1.0
+    library: bool = True
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.forget_bias):
@@ -46,10 +48,11 @@ class LstmState(MixerState):
 
 
 class Lstm(Mixer):
-    def __init__(self, d_model: int, forget_bias: float = 1.0) -> None:
+    def __init__(self, d_model: int, forget_bias: float = 1.0, library: bool = True) -> None:
         super().__init__()
         self.d_model = d_model
         self.forget_bias = forget_bias
+        self.library = library
         self.rnn = nn.LSTM(d_model, d_model, batch_first=True)
 
     def initialise(self, residual_scale: float) -> None:
@@ -61,7 +64,7 @@ class Lstm(Mixer):
             b_ih[self.d_model : 2 * self.d_model] = self.forget_bias
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = recurrent.run(self.rnn, x)[0]
+        output: Tensor = recurrent.run(self.rnn, x, library=self.library)[0]
         return output
 
     def empty_state(
@@ -74,7 +77,8 @@ class Lstm(Mixer):
         )
 
     def prefill(self, x: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
-        output, (hidden, cell) = recurrent.run(self.rnn, x, (state.hidden[None], state.cell[None]))
+        before = state.hidden[None], state.cell[None]
+        output, (hidden, cell) = recurrent.run(self.rnn, x, before, library=self.library)
         return output, LstmState(hidden[0], cell[0])
 
     def step(self, x: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
@@ -86,30 +90,37 @@ def _onednn() -> bool:
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
+def _fused(options: Options, device_type: str) -> bool:
+    return options.library and (device_type != "cpu" or _onednn())
+
+
 def _implementation(options: Options, device_type: str) -> str:
+    if not _fused(options, device_type):
+        return "torch.nn.LSTM (ATen)"
     if device_type == "cpu":
-        return f"torch.nn.LSTM ({'oneDNN' if _onednn() else 'ATen'})"
+        return "torch.nn.LSTM (oneDNN)"
     return recurrent.cudnn_kernel("torch.nn.LSTM")
-
-
-def _kernel_class(options: Options, device_type: str) -> str:
-    # Without oneDNN, ATen's loop over tokens.
-    return "fused" if device_type != "cpu" or _onednn() else "sequential"
 
 
 ARCHITECTURE = Architecture(
     title="LSTM",
     version=1,
     options=Options,
-    mixer=lambda d_model, options: Lstm(d_model, options.forget_bias),
+    mixer=lambda d_model, options: Lstm(d_model, options.forget_bias, options.library),
     parameters=lambda d_model, options: 8 * d_model**2 + 8 * d_model,
     state_bytes=lambda d_model, options, seq_len, element_bytes: 2 * d_model * element_bytes,
     flops_per_token=lambda d_model, options, seq_len: 16.0 * d_model**2,
-    saved_elements_per_token=lambda d_model, options, seq_len: 17.2 * d_model,
+    # oneDNN's workspace, or ATen's gates and cells.
+    saved_elements_per_token=lambda d_model, options, seq_len: (
+        (17.2 if options.library else 8.75) * d_model
+    ),
     implementation=_implementation,
-    kernel_class=_kernel_class,
+    kernel_class=lambda options, device_type: (
+        "fused" if _fused(options, device_type) else "sequential"
+    ),
     calls_per_token=lambda options, device_type: (
-        0.0 if _kernel_class(options, device_type) == "fused" else recurrent.LOOP_CALLS
+        0.0 if _fused(options, device_type) else recurrent.LOOP_CALLS
     ),
     family="recurrent network",
+    code_options=("library",),
 )

@@ -153,4 +153,5 @@ ARCHITECTURE = Architecture(
     width_multiple=attention.width_multiple,
     position=lambda options: str(options.position),
     family="attention",
+    code_options=("attention",),
 )
