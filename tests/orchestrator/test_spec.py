@@ -335,7 +335,7 @@ def test_a_faulty_architecture_does_not_make_references_to_it_wrong() -> None:
         {"architectures": ["lstm", {"gru": {"label": "g", "x": 1}}], "compare.baseline": "g"}
     )
     assert found == [
-        "architectures[1].gru.x: unknown option 'x'. Known: none",
+        "architectures[1].gru.x: unknown option 'x'. Known: library",
     ]
 
 
