@@ -218,11 +218,14 @@ class Backbone(nn.Module):
                 if part is not None:
                     part.dropout = share
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The parallel form from an empty context: inputs of T positions -> outputs (B, T, O)."""
+    def forward(self, inputs: Tensor, places: Tensor | None = None) -> Tensor:
+        """The parallel form from an empty context: inputs of T positions -> outputs (B, T, O), or
+        (N, O) at N places of the B * T alone."""
         x = self.embedding(inputs)
         for block in self.blocks:
             x = block(x)
+        if places is not None:
+            x = x.flatten(0, 1).index_select(0, places)
         outputs: Tensor = self.head(self.norm(x))
         return outputs
 

@@ -26,19 +26,30 @@ class Objective:
     """A loss. `total(outputs, targets)` sums it over a batch, from float32 outputs (B, T, O);
     `scored(targets)` says over how many; `unit` is of their quotient. `made(inputs, ends,
     generator)` gives random targets to inputs (B, T + 1) or (B, T + 1, F), of which the first T are
-    read: for steps that are timed and not learnt from."""
+    read: for steps that are timed and not learnt from. `places(targets)` says which of the B * T
+    positions are scored, (N,), where others need no outputs: `total` then takes theirs alone, of
+    outputs (N, O) and targets (N,); None for all of them."""
 
     unit: str
     total: Callable[[Tensor, Tensor], Tensor]
     scored: Callable[[Tensor], Tensor]
     made: Callable[[Tensor, Ends, torch.Generator], Tensor]
+    places: Callable[[Tensor], Tensor | None] = lambda targets: None
 
 
 def class_losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each target (B, T), nats, flat (B * T,); zero where it is IGNORED."""
+    """Cross-entropy of each target (B, T) or (N,), nats, flat; zero where it is IGNORED."""
     return F.cross_entropy(
-        outputs.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED
+        outputs.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=IGNORED
     )
+
+
+def _scored_places(targets: Tensor) -> Tensor | None:
+    """All on an accelerator: to know them it would have to be waited for."""
+    if targets.device.type != "cpu":
+        return None
+    scored = (targets.flatten() != IGNORED).nonzero()[:, 0]
+    return scored if len(scored) < targets.numel() else None
 
 
 def _made_classes(inputs: Tensor, ends: Ends, generator: torch.Generator) -> Tensor:
@@ -53,6 +64,7 @@ CROSS_ENTROPY = Objective(
     total=lambda outputs, targets: class_losses(outputs, targets).sum(),
     scored=lambda targets: (targets != IGNORED).sum(),
     made=_made_classes,
+    places=_scored_places,
 )
 """Targets are classes, int64 (B, T)."""
 

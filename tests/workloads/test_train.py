@@ -21,7 +21,15 @@ from workloads.measurement import Measurement
 from workloads.model import Backbone, build
 from workloads.objectives import IGNORED
 from workloads.tasks.data import TaskData
-from workloads.train import Diverged, LossCurve, accumulate, adamw, schedule_of, train
+from workloads.train import (
+    Diverged,
+    LossCurve,
+    accumulate,
+    adamw,
+    next_token_losses,
+    schedule_of,
+    train,
+)
 
 CPU = torch.device("cpu")
 Returned = TypeVar("Returned")
@@ -112,6 +120,24 @@ def test_micro_batches_add_up_to_the_whole_batch() -> None:
     for loss, gradient in found[1:]:
         torch.testing.assert_close(loss, found[0][0], rtol=1e-5, atol=0)
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scored", [1, 9, 7 * 32])  # of one, most micro-batches have none
+def test_outputs_that_no_target_asks_for_are_left_out_and_change_nothing(scored: int) -> None:
+    inputs, targets = map(torch.from_numpy, DATA.batch(7, 32, seed=0, update=1))
+    kept = torch.randperm(targets.numel(), generator=torch.Generator().manual_seed(0))[:scored]
+    asked = torch.full_like(targets, IGNORED).flatten().index_copy(0, kept, targets.flatten()[kept])
+    asked = asked.view_as(targets)
+    model, whole = (model_of(train_cell(architecture="gru")) for _ in range(2))
+    said = []
+    model.head.register_forward_hook(lambda module, given, output: said.append(output.numel()))
+    loss = accumulate(model, inputs, asked, 3, "float32")
+    expected = next_token_losses(whole, inputs, asked, "float32").sum() / scored
+    torch.autograd.backward(expected)
+    assert sum(said) == scored * whole.head.out_features
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=0)
+    for ours, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("seq_len", [16, 64, 100, 256, 1000])
