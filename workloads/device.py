@@ -1,10 +1,14 @@
 """The device a cell runs on: opened by its class, with the arithmetic that everything here assumes.
 
-float32 means float32: TF32 is off in matrix products, convolutions and cuDNN's recurrent layers.
+float32 means float32: TF32 is off in matrix products, convolutions and cuDNN's recurrent layers. On
+a CPU numbers too small to be normal are zero: a gate that has closed, or an optimiser's moment that
+has faded, would else slow the same operation down.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,6 +47,22 @@ def open_device(cell: Cell) -> torch.device:
     return device
 
 
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormal numbers are zero within, in this thread and in those it starts, where the processor
+    can do so; torch's own way after."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _flushes_denormals() -> bool:
+    tiny = torch.full((1,), torch.finfo(torch.float32).tiny)
+    return bool(tiny / 2 == 0)
+
+
 def seed(device: torch.device, value: int) -> None:
     """Seed what draws on this device. `torch.manual_seed` would, on a CPU, note for every
     accelerator that might ever come where it was called from, for milliseconds."""
@@ -66,9 +86,14 @@ def _limit_memory(device: torch.device, limit: int | None) -> None:
 
 
 def facts(device: torch.device) -> dict[str, Scalar]:
-    """How this process computes: threads, and how float32 products are rounded (`ieee`, `tf32`)."""
+    """How this process computes: threads, how float32 products are rounded (`ieee`, `tf32`), and on
+    a CPU what becomes of denormal numbers (`flushed`, `kept`)."""
     if device.type == "cpu":
-        return {"num_threads": torch.get_num_threads(), "float32_products": "ieee"}
+        return {
+            "num_threads": torch.get_num_threads(),
+            "float32_products": "ieee",
+            "denormals": "flushed" if _flushes_denormals() else "kept",
+        }
     roundings = {kernels.fp32_precision for kernels in _float32_kernels()}
     return {
         "num_threads": torch.get_num_threads(),

@@ -92,7 +92,8 @@ def run(cell: Cell, cache: Path | None = None) -> Iterator[Event]:
     # What is imported stays; a collection between metrics would walk it for a third of a second.
     gc.freeze()
     try:
-        yield from _run(cell, cache)
+        with devices.flushed_denormals():
+            yield from _run(cell, cache)
     finally:
         gc.unfreeze()
 
