@@ -23,7 +23,7 @@ from workloads import environment, limits, registry, sizing
 from workloads.cell import Cell
 from workloads.environment import Environment
 from workloads.plugins import Axis, Metric, Work, element_bytes
-from workloads.timing import MAX_SAMPLES, MIN_SAMPLES, MIN_SECONDS
+from workloads.timing import MAX_SAMPLES, MAX_SECONDS, MIN_SAMPLES
 from workloads.train import schedule_of
 
 # Small operations in one layer of one pass; what bounds short contexts and decoding.
@@ -34,8 +34,8 @@ TRAINING_CALLS = 4
 UPDATE_CALLS = 800
 DECODE_STEPS = 192
 GENERATED_TOKENS = 32
-# Untimed calls before the samples (`timing.sample`).
-WARM_UP_CALLS = 2
+# Untimed calls before the samples, mostly (`timing.sample`).
+WARM_UP_CALLS = 3
 CHILD_SECONDS = 0.1
 # A traced training step takes as long as this many plain ones, and one to make the moments.
 TRACED_STEPS = 12
@@ -240,8 +240,9 @@ def _try(cell: Cell, work: Work, rates: Rates) -> tuple[float, float, int]:
 
 
 def _sampled(seconds: float) -> float:
-    """What the clock spends on a call of this length: warm-up, then samples (`timing.sample`)."""
-    samples = min(MAX_SAMPLES, max(MIN_SAMPLES, MIN_SECONDS / seconds))
+    """What the clock spends on a call of this length at most: warm-up, then samples
+    (`timing.sample`)."""
+    samples = min(MAX_SAMPLES, max(MIN_SAMPLES, MAX_SECONDS / seconds))
     return (WARM_UP_CALLS + samples) * seconds
 
 

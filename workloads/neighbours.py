@@ -11,36 +11,26 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from workloads import conditions
+
+WAITED = "waited_share"
 DISTURBED = 0.05
 """The share of its time that what is timed may wait for a core."""
 
 _STEAL = 8  # proc(5), /proc/stat: cpuN user nice system idle iowait irq softirq steal
 _TASKS = Path("/proc/self/task")
-_spans: list[tuple[float, float]] = []
-"""Seconds waited, and seconds, of what was timed in this process since somebody asked."""
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Around calls that are timed."""
+    """Around calls that are timed: notes the `WAITED` share, seconds that threads of this process
+    waited for a core to those that passed; nothing where the kernel does not count."""
     waited, clock = _waited_seconds(), time.monotonic()
     yield
     after = _waited_seconds()
-    if waited is not None and after is not None:
-        _spans.append((max(0.0, after - waited), time.monotonic() - clock))
-
-
-def waited_share() -> float | None:
-    """Seconds that threads of this process waited for a core, to those that passed, in what was
-    timed since this was asked last; None where nothing was, or the kernel does not count."""
-    waited, passed = (sum(part) for part in zip(*_spans, strict=True)) if _spans else (0.0, 0.0)
-    _spans.clear()
-    return waited / passed if passed else None
-
-
-def fact(metric: str) -> str:
-    """What the share is called in a record."""
-    return f"waited_share.{metric}"
+    passed = time.monotonic() - clock
+    if waited is not None and after is not None and passed > 0:
+        conditions.note(WAITED, max(0.0, after - waited) / passed, passed)
 
 
 def _waited_seconds() -> float | None:

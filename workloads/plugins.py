@@ -116,6 +116,7 @@ class Metric:
     by_execution: taken in every mode of execution that a sweep names (`Subject.executed`); what is
     not is taken in eager mode.
     capped: measured under the cell's cap of memory, so that another cap asks for it anew.
+    once: makes ready a single call of what is timed, to see how busy it keeps an accelerator.
     Task metrics (quality) have `evaluate` instead, called once after training; timed and memory
     metrics `measure`.
     """
@@ -131,6 +132,7 @@ class Metric:
     ignores: tuple[Axis, ...] = ()
     by_execution: bool = False
     capped: bool = False
+    once: Callable[[Subject], Callable[[], object]] | None = None
     measure: Callable[[Subject], tuple[float, ...]] | None = None
     evaluate: Callable[[TrainedModel], Evaluation] | None = None
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gc
 import math
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,8 @@ import torch
 # process that children are forked from pays that once.
 import torch._dynamo
 
+from workloads import conditions, execution, neighbours, occupancy, plugins, registry, sizing
 from workloads import device as devices
-from workloads import execution, neighbours, plugins, registry, sizing
 from workloads.cell import Cell, Optimiser
 from workloads.check import Built, check
 from workloads.events import Event, Facts, Started, unmeasured
@@ -161,39 +162,65 @@ def _measure(subject: Subject) -> Iterator[Event]:
     asked = {name: registry.metric(subject.cell.task, name) for name in subject.cell.metrics}
     stolen = neighbours.stolen_seconds()
     clock = time.monotonic()
+    seconds: dict[str, float] = {}
     for name in sorted(asked, key=lambda name: asked[name].turn):
         yield Started(name)
-        yield from _undisturbed(subject, name, asked[name])
+        for event in _undisturbed(subject, name, asked[name]):
+            if isinstance(event, Measurement) and event.reason is None:
+                seconds[name] = statistics.median(event.samples)
+            yield event
     withheld = neighbours.stolen_seconds() - stolen
     yield Facts({"stolen_share": withheld / max(1e-9, time.monotonic() - clock)})
     if subject.cell.execution != "eager":
         yield Facts({"graph_breaks": execution.breaks()})
+    if subject.device.type == "cuda":
+        yield from _occupancy(subject, {name: (asked[name], seconds[name]) for name in seconds})
+
+
+def _occupancy(subject: Subject, timed: Mapping[str, tuple[Metric, float]]) -> Iterator[Facts]:
+    """How busy the calls that took so many seconds keep the device, where that can be seen: what
+    fails here takes nothing from the record."""
+    for name, (metric, seconds) in timed.items():
+        if metric.once is None:
+            continue
+        try:
+            busy = occupancy.busy_seconds(metric.once(subject), subject.device)
+        except Exception as error:
+            yield Facts({"not_profiled": str(error)})
+            return
+        yield Facts({conditions.fact(conditions.BUSY, name): busy / seconds})
+        subject.free()
 
 
 def _undisturbed(subject: Subject, name: str, metric: Metric) -> Iterator[Event]:
-    """The metric, and the share of its timed calls that they had to wait for a core. Where that is
-    more than it may be the metric is taken once more, if it is short, and the quieter of the two
-    counts: what is said later takes the place of what was said before."""
+    """The metric, and the conditions of its timed calls. Where they had to wait for a core for
+    more of their time than they may, the metric is taken once more, if it is short, and the quieter
+    of the two counts: what is said later takes the place of what was said before."""
     clock = time.monotonic()
-    found, share = _timed(subject, name, metric)
+    found, under = _timed(subject, name, metric)
     yield found
-    if share is None:
+    if not under:
         return
-    yield Facts({neighbours.fact(name): share})
+    yield _conditions(name, under)
     short = time.monotonic() - clock < REPEATED * subject.cell.limits.cell_seconds
-    if share > neighbours.DISTURBED and found.reason is None and short:
-        again, second = _timed(subject, name, metric)
-        if again.reason is None and second is not None and second < share:
+    waited = under.get(neighbours.WAITED, 0.0)
+    if waited > neighbours.DISTURBED and found.reason is None and short:
+        again, under = _timed(subject, name, metric)
+        if again.reason is None and under.get(neighbours.WAITED, waited) < waited:
             yield again
-            yield Facts({neighbours.fact(name): second})
+            yield _conditions(name, under)
 
 
-def _timed(subject: Subject, name: str, metric: Metric) -> tuple[Measurement, float | None]:
-    neighbours.waited_share()  # of what was before
+def _conditions(metric: str, under: Mapping[str, float]) -> Facts:
+    return Facts({conditions.fact(name, metric): value for name, value in under.items()})
+
+
+def _timed(subject: Subject, name: str, metric: Metric) -> tuple[Measurement, Mapping[str, float]]:
+    conditions.taken()  # of what was before
     found = _measured(subject, name, metric)
     # After the exception is gone, for its traceback holds what was allocated.
     subject.free()
-    return found, neighbours.waited_share()
+    return found, conditions.taken()
 
 
 def _measured(subject: Subject, name: str, metric: Metric) -> Measurement:

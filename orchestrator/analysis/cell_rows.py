@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import chain
@@ -13,9 +14,10 @@ import pyarrow as pa
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.analysis.schema import CELLS, CURVES, SAMPLES
 from orchestrator.journal import Merged
-from workloads import neighbours, registry
+from workloads import conditions, neighbours, registry
 from workloads.cell import canonical_json
 from workloads.measurement import Measurement
+from workloads.median import interval_width
 
 _FROM_CELL = (
     *("kind", "architecture", "label", "task", "size", "seq_len", "batch_size", "round", "seed"),
@@ -85,7 +87,11 @@ def _row(
         "environment": environment,
         "tokens_per_update": merged.facts.get("tokens_per_update", cell.tokens_per_update),
         **_shares(seen, merged),
-        "waited_share": max(_waited(seen, merged), default=None),
+        "median_interval": max(_intervals(seen), default=None),
+        "waited_share": max(_condition(merged, seen, neighbours.WAITED), default=None),
+        "busy_share": min(_condition(merged, seen, conditions.BUSY), default=None),
+        "slowed_share": max(_condition(merged, seen, conditions.SLOWED), default=None),
+        "sm_clock": min(_condition(merged, seen, conditions.SM_CLOCK), default=None),
         "attempts": merged.attempts,
         "seconds": record.seconds,
         "predicted_seconds": prediction and prediction.seconds,
@@ -111,12 +117,20 @@ def _shares(seen: ObservedCell, merged: Merged) -> dict[str, float]:
     return shares
 
 
-def _waited(seen: ObservedCell, merged: Merged) -> Iterator[float]:
-    """Of each metric that was timed, the share of its calls that they waited for a core."""
-    for name in seen.cell.metrics:
-        share = merged.facts.get(neighbours.fact(name))
-        if isinstance(share, int | float):
-            yield share
+def _intervals(seen: ObservedCell) -> Iterator[float]:
+    """Of each metric that was timed, how wide the interval of its median is, relative to it."""
+    for found in _measurements(seen) if seen.cell.kind == "measure" else ():
+        width = interval_width(found.samples) if found.unit == "s" else math.inf
+        if math.isfinite(width):
+            yield width
+
+
+def _condition(merged: Merged, seen: ObservedCell, name: str) -> Iterator[float]:
+    """Of each metric that was timed, a condition of its calls, where it is known."""
+    for metric in seen.cell.metrics:
+        value = merged.facts.get(conditions.fact(name, metric))
+        if isinstance(value, int | float):
+            yield value
 
 
 @cache

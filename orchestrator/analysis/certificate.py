@@ -16,13 +16,17 @@ from orchestrator import quantities
 from orchestrator.analysis.blocks import BEST, Block
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.search import Search
-from workloads.neighbours import DISTURBED, fact
+from workloads.conditions import BUSY, LAUNCH_BOUND, SLOWED, SM_CLOCK, fact
+from workloads.environment import is_cpu
+from workloads.neighbours import DISTURBED, WAITED
 
 PARAMETERS = 0.02
 """How far apart the non-embedding parameters may lie, relative: what the solver of widths promises.
 """
 NOISE = 0.05
 """How far the replicates of a time may scatter (standard deviation of their logarithms)."""
+CLOCKS = 0.05
+"""How far apart an accelerator's clocks may lie, of the two in the median (logarithm)."""
 TIMES = ("s", "1/s")
 DISTURBED_CELLS = 0.1
 """The share of the cells that may be without a core for longer than `DISTURBED` says."""
@@ -292,16 +296,57 @@ def _quiet(of: _Compared) -> tuple[bool | None, str] | None:
 def _disturbance(seen: ObservedCell, metric: str) -> Iterator[float]:
     """The share of the time of this metric, or of what it derives from, that a cell waited for a
     core or was without it, as far as that is known."""
+    stolen = seen.merged.facts.get("stolen_share") if seen.merged else None
+    for waited in _condition(seen, metric, WAITED):
+        yield waited + (stolen if isinstance(stolen, int | float) else 0.0)
+
+
+def _condition(seen: ObservedCell, metric: str, name: str) -> Iterator[float]:
+    """A condition under which this metric, or what it derives from, was timed, if it is known."""
     facts = seen.merged.facts if seen.merged else {}
     known = {
-        name: share
-        for name in seen.cell.metrics
-        if isinstance(share := facts.get(fact(name)), int | float)
+        timed: value
+        for timed in seen.cell.metrics
+        if isinstance(value := facts.get(fact(name, timed)), int | float)
     }
-    stolen = facts.get("stolen_share")
     if known:
-        waited = known.get(metric, max(known.values()))
-        yield waited + (stolen if isinstance(stolen, int | float) else 0.0)
+        yield float(known.get(metric, max(known.values())))
+
+
+def _conditions(of: _Compared, name: str) -> list[list[float]]:
+    """A condition of the cells of either side, of those that know it."""
+    return [
+        [value for seen in side.cells for value in _condition(seen, of.block.metric, name)]
+        for side in of.sides
+    ]
+
+
+def _busy(of: _Compared) -> tuple[bool | None, str] | None:
+    if of.block.kind != "measure" or of.block.facts.unit not in TIMES or is_cpu(of.block.device):
+        return None
+    busy = _conditions(of, BUSY)
+    if not all(busy):
+        return None, "not on record"
+    shares = [float(np.median(side)) for side in busy]
+    said = " and ".join(map(quantities.percent, shares))
+    bound = min(shares) < LAUNCH_BOUND
+    return not bound, f"{said} of a call{': launch-bound' if bound else ''}"
+
+
+def _clocks(of: _Compared) -> tuple[bool | None, str] | None:
+    if of.block.kind != "measure" or of.block.facts.unit not in TIMES or is_cpu(of.block.device):
+        return None
+    clocks, slowed = _conditions(of, SM_CLOCK), _conditions(of, SLOWED)
+    if not all(clocks):
+        return None, "not on record: nvidia-ml-py was not there, or could not tell"
+    ours, theirs = (float(np.median(side)) for side in clocks)
+    shares = slowed[0] + slowed[1]
+    held_back = sum(share > DISTURBED for share in shares)
+    holds = abs(np.log(ours / theirs)) <= CLOCKS and held_back <= DISTURBED_CELLS * len(shares)
+    return bool(holds), (
+        f"{ours / 1e9:.2f} and {theirs / 1e9:.2f} GHz; {held_back} of {len(shares)} cells were"
+        " slowed by heat or supply"
+    )
 
 
 KERNEL_CLASS = "kernel class"
@@ -315,6 +360,8 @@ CLAUSES: dict[str, _Clause] = {
     KERNEL_CLASS: _kernel_class,
     "precision": _precision,
     "device": _device,
+    "clocks": _clocks,
+    "device busy": _busy,
     "noise": _noise,
     "quiet machine": _quiet,
 }

@@ -94,9 +94,15 @@ CELLS = pa.schema(
         # of the products, and of the bytes moved, in a second that the device reaches at best
         _number("flops_share", "1"),
         _number("bandwidth_share", "1"),
-        # seconds that its threads waited for a core to those timed, of the metric that did most;
-        # and the share of its time that its cores were withheld from this machine
+        # of the metric where it is worst: how wide the 95 % interval of the median of its calls is,
+        # relative to it; seconds that its threads waited for a core, that an accelerator was busy,
+        # and that it was slowed by heat or supply, to those timed; the accelerator's clock
+        _number("median_interval", "1"),
         _number("waited_share", "1"),
+        _number("busy_share", "1"),
+        _number("slowed_share", "1"),
+        _number("sm_clock", "1/s"),
+        # the share of the cell's time that its cores were withheld from this machine
         _number("stolen_share", "1"),
     ]
 )

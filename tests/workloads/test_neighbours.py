@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.workloads.tiny_cells import measure_cell
-from workloads import neighbours, run
+from workloads import conditions, neighbours, run
 from workloads.cell import Cell
 from workloads.events import Facts
 from workloads.measurement import Measurement
 
 BUSY = "while True: pass"
-WAITED = neighbours.fact("train_step_time")
+WAITED = conditions.fact(neighbours.WAITED, "train_step_time")
 
 
 @pytest.fixture
@@ -47,16 +47,14 @@ def test_sharing_a_core_with_three_others_is_waiting_most_of_the_time(core: int)
         for other in others:
             other.kill()
             other.wait()
-    share = neighbours.waited_share()
-    assert share is not None and 0.4 < share < 0.95
+    assert 0.4 < conditions.taken()[neighbours.WAITED] < 0.95
 
 
 def test_whoever_sleeps_does_not_wait(core: int) -> None:
     with neighbours.watched():
         time.sleep(0.3)
-    share = neighbours.waited_share()
-    assert share is not None and share < 0.5
-    assert neighbours.waited_share() is None, "nothing was timed since"
+    assert conditions.taken()[neighbours.WAITED] < 0.5
+    assert not conditions.taken(), "nothing was timed since"
 
 
 def test_what_is_withheld_only_grows() -> None:
@@ -76,8 +74,8 @@ def facts(cell: Cell) -> dict[str, object]:
 def test_a_disturbed_time_is_taken_once_more_and_the_quieter_counts(
     shares: list[float], calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = iter([share for one in shares for share in (None, one)])
-    monkeypatch.setattr(neighbours, "waited_share", lambda: next(told))
+    told = iter([share for one in shares for share in ({}, {neighbours.WAITED: one})])
+    monkeypatch.setattr(conditions, "taken", lambda: next(told))
     events = list(run.run(measure_cell()))
     assert next(told, "over") == "over", f"it was taken less than {calls} times"
     taken = [event for event in events if isinstance(event, Measurement)]
@@ -93,7 +91,7 @@ def test_what_was_not_timed_here_has_no_share() -> None:
 
 
 def test_what_takes_long_is_not_taken_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "waited_share", lambda: 0.5)
+    monkeypatch.setattr(conditions, "taken", lambda: {neighbours.WAITED: 0.5})
     monkeypatch.setattr(run, "REPEATED", 0.0)
     events = list(run.run(measure_cell()))
     assert len([event for event in events if isinstance(event, Measurement)]) == 1

@@ -32,8 +32,9 @@ def _tokens_per_second(subject: Subject, batch: int) -> tuple[float, ...]:
 
     def timed() -> tuple[float, ...]:
         step = decoding.of_a_batch(larger)
-        most = decoding.ROOM - timing.warm_up_calls(subject.device)
-        return timing.sample(step, device=subject.device, max_samples=most)
+        warm_up = timing.warm_up_calls(subject.device)
+        most = decoding.ROOM - warm_up
+        return timing.sample(step, device=subject.device, warm_up=warm_up, max_samples=most)
 
     return tuple(batch / seconds for seconds in limits.figures(larger, timed))
 

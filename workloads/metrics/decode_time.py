@@ -33,10 +33,10 @@ MIN_SECONDS = 0.1
 
 @torch.inference_mode()
 def measure(subject: Subject) -> tuple[float, ...]:
-    _, after_context = subject.prefilled(room=STEPS)
     if subject.cell.execution == "graph":
         raise Unsupported("graph: decoding is not recorded: its state lies elsewhere at each step")
     step = subject.executed(subject.model.step)
+    _, after_context = subject.prefilled(room=STEPS)
     if subject.device.type != "cpu" or subject.cell.execution != "eager":
         _steps(subject, step, copy.deepcopy(after_context))
     samples: list[float] = []
@@ -47,15 +47,32 @@ def measure(subject: Subject) -> tuple[float, ...]:
     return tuple(samples)
 
 
+def once(subject: Subject) -> Callable[[], object]:
+    """One step after the other, STEPS of them at most."""
+    _, after_context = subject.prefilled(room=STEPS)
+    return _stepping(subject, subject.executed(subject.model.step), after_context)
+
+
 def _steps(subject: Subject, step: Step, state: Any) -> tuple[float, ...]:
+    warm_up = timing.warm_up_calls(subject.device)
+    return timing.sample(
+        _stepping(subject, step, state),
+        device=subject.device,
+        warm_up=warm_up,
+        min_samples=STEPS - warm_up,
+        max_samples=STEPS - warm_up,
+    )
+
+
+def _stepping(subject: Subject, step: Step, state: Any) -> Callable[[], object]:
     token = subject.made[:, -1].contiguous()
 
+    @torch.inference_mode()
     def one() -> None:
         nonlocal state
         _, state = step(token, state)
 
-    samples = STEPS - timing.warm_up_calls(subject.device)
-    return timing.sample(one, device=subject.device, min_samples=samples, max_samples=samples)
+    return one
 
 
 METRIC = Metric(
@@ -64,5 +81,6 @@ METRIC = Metric(
     unit="s",
     work="decoding_steps",
     by_execution=True,
+    once=once,
     measure=measure,
 )

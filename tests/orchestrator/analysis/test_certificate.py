@@ -16,12 +16,15 @@ from orchestrator.provenance import Envelope
 from orchestrator.search import Edge, Search, Trial
 from tests.orchestrator.made_records import envelope, timed
 from tests.simulated_world import measure_cells, plan_of, train_cell, train_cells
-from workloads import neighbours, sizing
+from workloads import conditions, neighbours, sizing
 from workloads.cell import Cell
 from workloads.measurement import Measurement
 
 CONTEXTS = (64, 128, 256, 512)
-WAITED = neighbours.fact("train_step_time")
+WAITED, BUSY, SLOWED, SM_CLOCK = (
+    conditions.fact(name, "train_step_time")
+    for name in (neighbours.WAITED, conditions.BUSY, conditions.SLOWED, conditions.SM_CLOCK)
+)
 Break = Callable[[Envelope], Envelope]
 
 
@@ -36,9 +39,10 @@ def flops(value: float) -> Measurement:
     )
 
 
-def timing(broken: Break = lambda one: one, noise: float = 0.01) -> Tables:
+def timing(broken: Break = lambda one: one, noise: float = 0.01, device: str = "cpu:1") -> Tables:
     """Tables of two labels that are measured alike, but for how `broken` changes the challenger."""
     cells = measure_cells(("lstm", "gru"), CONTEXTS, metrics=("train_step_time", "flops_per_token"))
+    cells = [replace(cell, device=device) for cell in cells]
     return _built(cells, broken, "train_step_time", 8, lambda cell: 1.0 + noise * _swing(cell))
 
 
@@ -99,6 +103,7 @@ def _built(
         made = envelope(cell, *found)
         order = f"order of seed {cell.seed} at {cell.seq_len}"
         made = _with_facts(made, data_order=order, kernel_class="fused", **{WAITED: 0.0})
+        made = _with_facts(made, **{BUSY: 0.9, SLOWED: 0.0, SM_CLOCK: 1.98e9})
         envelopes.append(broken(made) if cell.label == "gru" else made)
     primary = Primary(challenger="gru", metric=metric, batch_size=batch)
     return tables.build(replace(plan_of(cells, primary=primary), searches=searches), envelopes)
@@ -159,6 +164,33 @@ def test_rates_that_nobody_tuned_are_said_of_whoever_learns() -> None:
 def test_what_is_broken_of_a_timing_is_named(clause: str, broken: Break) -> None:
     found = clauses(timing(broken), "train_step_time")
     assert {name for name, holds in found.items() if not holds} == {clause}
+
+
+def test_a_fair_timing_on_an_accelerator_has_two_clauses_more() -> None:
+    on_cpu, on_gpu = (
+        clauses(timing(device=device), "train_step_time") for device in ("cpu:1", "nvidia-h100")
+    )
+    assert on_gpu == on_cpu | {"clocks": True, "device busy": True}
+
+
+@pytest.mark.parametrize(
+    ("clause", "facts", "said"),
+    [
+        ("clocks", {SM_CLOCK: 1.2e9}, "clocks (1.20 and 1.98 GHz; 0 of 40 cells were slowed"),
+        ("clocks", {SLOWED: 0.3}, "20 of 40 cells were slowed by heat or supply"),
+        ("clocks", {SM_CLOCK: None}, None),
+        ("device busy", {BUSY: 0.2}, "device busy (20 % and 90 % of a call: launch-bound"),
+        ("device busy", {BUSY: None}, None),
+    ],
+)
+def test_what_is_broken_of_a_timing_on_an_accelerator_is_named(
+    clause: str, facts: dict[str, Any], said: str | None
+) -> None:
+    built = timing(lambda one: _with_facts(one, **facts), device="nvidia-h100")
+    found = clauses(built, "train_step_time")
+    assert {name for name, holds in found.items() if not holds} == {clause}
+    assert found[clause] is (False if said else None)
+    assert said is None or said in answer(built)
 
 
 def test_a_verdict_between_kernels_of_two_kinds_is_said_to_be_on_implementations() -> None:
