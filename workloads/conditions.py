@@ -30,6 +30,6 @@ def taken() -> Mapping[str, float]:
     return found
 
 
-def fact(condition: str, metric: str) -> str:
-    """What the condition of a metric's calls is called in a record."""
-    return f"{condition}.{metric}"
+def fact(name: str, metric: str) -> str:
+    """What a fact of one metric alone is called in a record: a condition of its calls, its code."""
+    return f"{name}.{metric}"

@@ -1,8 +1,9 @@
 """The device a cell runs on: opened by its class, with the arithmetic that everything here assumes.
 
-float32 means float32: TF32 is off in matrix products, convolutions and cuDNN's recurrent layers. On
-a CPU numbers too small to be normal are zero: a gate that has closed, or an optimiser's moment that
-has faded, would else slow the same operation down.
+float32 means float32: TF32 is off in matrix products, convolutions and cuDNN's recurrent layers,
+and products of bfloat16 are added up in float32. On a CPU numbers too small to be normal are zero:
+a gate that has closed, or an optimiser's moment that has faded, would else slow the same operation
+down.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ def open_device(cell: Cell) -> torch.device:
     torch.cuda.set_device(device)
     for kernels in _float32_kernels():
         kernels.fp32_precision = "ieee"
+    products: Any = torch.backends.cuda.matmul
+    products.allow_bf16_reduced_precision_reduction = False
+    products.allow_fp16_reduced_precision_reduction = False
     _limit_memory(device, cell.limits.memory_bytes)
     return device
 
@@ -78,6 +82,12 @@ def _float32_kernels() -> tuple[Any, ...]:
     return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
 
 
+def _reduces_sums() -> bool:
+    """Whether products of bfloat16 may be added up in bfloat16 (split-K kernels of cuBLAS)."""
+    products: Any = torch.backends.cuda.matmul
+    return bool(products.allow_bf16_reduced_precision_reduction)
+
+
 def _limit_memory(device: torch.device, limit: int | None) -> None:
     """Allocations beyond the cell's limit fail as if the device were full."""
     total = torch.cuda.get_device_properties(device).total_memory
@@ -98,6 +108,8 @@ def facts(device: torch.device) -> dict[str, Scalar]:
     return {
         "num_threads": torch.get_num_threads(),
         "float32_products": ", ".join(sorted(roundings)),
+        "bfloat16_sums": "reduced" if _reduces_sums() else "float32",
+        "device_uuid": str(torch.cuda.get_device_properties(device).uuid),
         "device_memory": torch.cuda.get_device_properties(device).total_memory,
         "cuda": torch.version.cuda,
     }

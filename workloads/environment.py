@@ -108,7 +108,7 @@ def describe(device: str) -> Environment:
         device_name=name,
         driver=driver,
         threads=threads_of(device),
-        packages={name: version for name in KERNEL_PACKAGES if (version := _version(name))},
+        packages={name: version for name in KERNEL_PACKAGES if (version := version_of(name))},
         python=platform.python_version(),
     )
 
@@ -142,7 +142,7 @@ def _driver_version() -> str | None:
 
 
 @cache
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -6,8 +6,9 @@ gives back at once what it frees: with glibc's own habits the same steps hold up
 much, differently in every process (`process_memory.py`). That holds in a process that has built
 nothing yet, whose heap has no gaps to fill: a limit comes before a cell's other metrics.
 
-On an accelerator the tries run in this process, whose allocator holds the cap (`device.py`), with
-its cache emptied before each.
+On an accelerator the tries, the one that confirms among them, run in this process, whose allocator
+holds the cap (`device.py`), with its cache emptied before each: a context of its own would cost
+each try seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from workloads import conditions, neighbours
 from workloads.children import done_in_a_child
 from workloads.oom import out_of_memory
 from workloads.plugins import Axis, Unsupported
@@ -34,6 +36,7 @@ CONFIRMING_STEPS = 6
 HEADROOM = 0.01
 """Part of the cap that is left free: two children that do the same differ by about so much, and
 what is said to fit shall fit again."""
+_UNKNOWN = -1.0
 MOST = 1 << 24
 """Tokens or sequences at which the search ends, whatever would still fit."""
 
@@ -85,8 +88,9 @@ def fits(subject: Subject, act: Act, steps: int, cap: int) -> bool:
 
 
 def figures(subject: Subject, function: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
-    """What `function` returns under the cell's cap: in a child, but on an accelerator here. Freed
-    memory is kept as it always is, so that calls take the time they always take.
+    """What `function`, which times calls, returns under the cell's cap: in a child, whose waiting
+    is noted here, but on an accelerator here. Freed memory is kept as it always is, so that calls
+    take the time they always take.
 
     Raises:
         MemoryError: the cap was passed.
@@ -94,11 +98,21 @@ def figures(subject: Subject, function: Callable[[], tuple[float, ...]]) -> tupl
     """
     cap = subject.cell.limits.memory_bytes
     assert cap is not None
+
+    def timed() -> tuple[float, ...]:
+        found = function()
+        return (conditions.taken().get(neighbours.WAITED, _UNKNOWN), *found)
+
     on_cpu = subject.device.type == "cpu"
-    found = done_in_a_child(function, cap, tidy=False) if on_cpu else _done_here(function)
+    found = done_in_a_child(timed, cap, tidy=False) if on_cpu else _done_here(function)
     if found is None:
         raise MemoryError(f"does not fit into {cap:,} bytes")
-    return found
+    if not on_cpu:
+        return found
+    waited, *figures = found
+    if waited != _UNKNOWN:
+        conditions.note(neighbours.WAITED, waited, 1.0)
+    return tuple(figures)
 
 
 def search(fits: Callable[[int, int], bool], start: int, most: int) -> int | None:

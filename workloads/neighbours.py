@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from workloads import conditions
 
-WAITED = "waited_share"
+WAITED, WITHHELD = "waited_share", "withheld_share"
 DISTURBED = 0.05
-"""The share of its time that what is timed may wait for a core."""
+"""The share of its time that what is timed may be without a core."""
 
 _STEAL = 8  # proc(5), /proc/stat: cpuN user nice system idle iowait irq softirq steal
 _TASKS = Path("/proc/self/task")
@@ -23,14 +23,22 @@ _TASKS = Path("/proc/self/task")
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Around calls that are timed: notes the `WAITED` share, seconds that threads of this process
-    waited for a core to those that passed; nothing where the kernel does not count."""
-    waited, clock = _waited_seconds(), time.monotonic()
+    """Around calls that are timed: notes the shares `WAITED`, seconds that threads of this process
+    waited for a core to those that passed, and `WITHHELD`, seconds that its cores were withheld;
+    nothing where the kernel does not count."""
+    waited, stolen, clock = _waited_seconds(), stolen_seconds(), time.monotonic()
     yield
     after = _waited_seconds()
     passed = time.monotonic() - clock
     if waited is not None and after is not None and passed > 0:
         conditions.note(WAITED, max(0.0, after - waited) / passed, passed)
+        conditions.note(WITHHELD, max(0.0, stolen_seconds() - stolen) / passed, passed)
+
+
+def disturbance(under: Mapping[str, float]) -> float | None:
+    """The share of its time that what was timed was without a core, of its conditions."""
+    shares = [under[name] for name in (WAITED, WITHHELD) if name in under]
+    return sum(shares) if shares else None
 
 
 def _waited_seconds() -> float | None:

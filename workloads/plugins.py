@@ -41,6 +41,9 @@ Work = Literal[
 limit is searched along the axis that its metric ignores."""
 
 
+Code = Literal["parallel", "step", "both", "graph"]
+
+
 class Unsupported(RuntimeError):
     """Raised by a plug-in that cannot do what a cell asks on this device; becomes the reason
     `unsupported`."""
@@ -116,6 +119,8 @@ class Metric:
     by_execution: taken in every mode of execution that a sweep names (`Subject.executed`); what is
     not is taken in eager mode.
     capped: measured under the cell's cap of memory, so that another cap asks for it anew.
+    code: which of a model's codes it times: the `parallel` form (training, prefill), the `step`
+    form (decoding), `both` one after the other, or a `graph` of ONNX Runtime.
     once: makes ready a single call of what is timed, to see how busy it keeps an accelerator.
     Task metrics (quality) have `evaluate` instead, called once after training; timed and memory
     metrics `measure`.
@@ -132,6 +137,7 @@ class Metric:
     ignores: tuple[Axis, ...] = ()
     by_execution: bool = False
     capped: bool = False
+    code: Code = "parallel"
     once: Callable[[Subject], Callable[[], object]] | None = None
     measure: Callable[[Subject], tuple[float, ...]] | None = None
     evaluate: Callable[[TrainedModel], Evaluation] | None = None

@@ -23,8 +23,9 @@ class RunRecord:
     `finished`: every metric asked has samples or a reason. `failed`: an error of ours, with its
     `traceback`.
     `lost`: the machine went away. `facts` are the model and run as they were built: `parameters`
-    (non-embedding), `total_parameters`, `d_model`, `mlp_width`, `implementation` (of training and
-    prefill), `decode_implementation`, and for training `updates`, `tokens_per_update`.
+    (non-embedding), `total_parameters`, `d_model`, `mlp_width`, `implementation` and
+    `kernel_class` (of training and prefill; `implementation.METRIC` where a metric times other
+    code), and for training `updates`, `tokens_per_update`.
     `started_at` is Unix time; `seconds` is the wall time of the attempt. Whoever placed it on a
     cluster adds the `node`, an opaque name, and the `device_share` it held of a device: 1 is all.
     """

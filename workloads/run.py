@@ -20,7 +20,16 @@ import torch
 # process that children are forked from pays that once.
 import torch._dynamo
 
-from workloads import conditions, execution, neighbours, occupancy, plugins, registry, sizing
+from workloads import (
+    conditions,
+    environment,
+    execution,
+    neighbours,
+    occupancy,
+    plugins,
+    registry,
+    sizing,
+)
 from workloads import device as devices
 from workloads.cell import Cell, Optimiser
 from workloads.check import Built, check
@@ -127,8 +136,6 @@ def _facts(built: Built, cell: Cell, device: torch.device) -> Facts:
             "kernel_class": built.kernel_class,
             "position_encoding": _positions(built),
             **_work(built, cell),
-            # No library has a kernel for one token that takes a state of ours.
-            "decode_implementation": f"torch {torch.__version__} (step form)",
             **devices.facts(device),
         }
     )
@@ -165,6 +172,7 @@ def _measure(subject: Subject) -> Iterator[Event]:
     seconds: dict[str, float] = {}
     for name in sorted(asked, key=lambda name: asked[name].turn):
         yield Started(name)
+        yield from _code(subject.built, name, asked[name])
         for event in _undisturbed(subject, name, asked[name]):
             if isinstance(event, Measurement) and event.reason is None:
                 seconds[name] = statistics.median(event.samples)
@@ -175,6 +183,26 @@ def _measure(subject: Subject) -> Iterator[Event]:
         yield Facts({"graph_breaks": execution.breaks()})
     if subject.device.type == "cuda":
         yield from _occupancy(subject, {name: (asked[name], seconds[name]) for name in seconds})
+
+
+def _code(built: Built, name: str, metric: Metric) -> Iterator[Facts]:
+    """Which code a metric times, where it is not that of training and prefill. No library has a
+    kernel for one token that takes a state of ours."""
+    step = f"torch {torch.__version__} (step form)"
+    if metric.code == "step":
+        ran, kind = step, "step"
+    elif metric.code == "both":
+        ran, kind = f"{built.implementation}, then {step}", f"{built.kernel_class}, then step"
+    elif metric.code == "graph":
+        ran, kind = f"ONNX Runtime {environment.version_of('onnxruntime')}", "graph"
+    else:
+        return
+    yield Facts(
+        {
+            conditions.fact("implementation", name): ran,
+            conditions.fact("kernel_class", name): kind,
+        }
+    )
 
 
 def _occupancy(subject: Subject, timed: Mapping[str, tuple[Metric, float]]) -> Iterator[Facts]:
@@ -193,9 +221,9 @@ def _occupancy(subject: Subject, timed: Mapping[str, tuple[Metric, float]]) -> I
 
 
 def _undisturbed(subject: Subject, name: str, metric: Metric) -> Iterator[Event]:
-    """The metric, and the conditions of its timed calls. Where they had to wait for a core for
-    more of their time than they may, the metric is taken once more, if it is short, and the quieter
-    of the two counts: what is said later takes the place of what was said before."""
+    """The metric, and the conditions of its timed calls. Where they were without a core for more of
+    their time than they may, the metric is taken once more, if it is short, and the quieter of the
+    two counts: what is said later takes the place of what was said before."""
     clock = time.monotonic()
     found, under = _timed(subject, name, metric)
     yield found
@@ -203,10 +231,11 @@ def _undisturbed(subject: Subject, name: str, metric: Metric) -> Iterator[Event]
         return
     yield _conditions(name, under)
     short = time.monotonic() - clock < REPEATED * subject.cell.limits.cell_seconds
-    waited = under.get(neighbours.WAITED, 0.0)
-    if waited > neighbours.DISTURBED and found.reason is None and short:
+    before = neighbours.disturbance(under) or 0.0
+    if before > neighbours.DISTURBED and found.reason is None and short:
         again, under = _timed(subject, name, metric)
-        if again.reason is None and under.get(neighbours.WAITED, waited) < waited:
+        after = neighbours.disturbance(under)
+        if again.reason is None and after is not None and after < before:
             yield again
             yield _conditions(name, under)
 

@@ -183,7 +183,7 @@ def _block(metric: str, facts: MetricFacts, group: list[ObservedCell]) -> Block:
         values[i, j, k] = seen.medians.get(metric, np.nan)
         reasons[i][j] = _graver(reasons[i][j], seen.reasons.get(metric))
         trivial[j] += _trivial(metric, seen)
-        if seen.merged is not None and (code := seen.merged.facts.get("implementation")):
+        if seen.merged is not None and (code := seen.said("implementation", metric)):
             implementations[seen.cell.label] = str(code)
     if facts.deterministic:
         values = _everywhere(values, finished)

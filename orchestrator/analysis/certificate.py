@@ -14,17 +14,20 @@ import numpy as np
 
 from orchestrator import quantities
 from orchestrator.analysis.blocks import BEST, Block
+from orchestrator.analysis.derived import TIMED
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.search import Search
 from workloads.conditions import BUSY, LAUNCH_BOUND, SLOWED, SM_CLOCK, fact
 from workloads.environment import is_cpu
-from workloads.neighbours import DISTURBED, WAITED
+from workloads.neighbours import DISTURBED, WAITED, WITHHELD, disturbance
 
 PARAMETERS = 0.02
 """How far apart the non-embedding parameters may lie, relative: what the solver of widths promises.
 """
 NOISE = 0.05
 """How far the replicates of a time may scatter (standard deviation of their logarithms)."""
+_SET = ("num_threads", "float32_products", "bfloat16_sums", "denormals", "device_uuid")
+"""Facts of how the device computed, and of which one it was."""
 CLOCKS = 0.05
 """How far apart an accelerator's clocks may lie, of the two in the median (logarithm)."""
 TIMES = ("s", "1/s")
@@ -43,10 +46,10 @@ class _Side:
     anywhere: tuple[ObservedCell, ...]
     searches: tuple[Search, ...]
 
-    def facts(self, name: str) -> set[Any]:
-        """What its records say of something, without those that do not."""
-        found = {seen.merged.facts.get(name) for seen in self.cells if seen.merged}
-        return found - {None}
+    def facts(self, name: str, metric: str = "") -> set[Any]:
+        """What its records say of something, of a metric if it has a say of its own, without those
+        that do not."""
+        return {seen.said(name, metric) for seen in self.cells} - {None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +157,9 @@ def _flops(of: _Compared) -> tuple[bool | None, str] | None:
 def _kernel_class(of: _Compared) -> tuple[bool | None, str] | None:
     if of.block.facts.deterministic:
         return None
-    ours, theirs = (side.facts("kernel_class") for side in of.sides)
-    code = " and ".join("/".join(sorted(side.facts("implementation"))) for side in of.sides)
+    metric = of.block.metric
+    ours, theirs = (side.facts("kernel_class", metric) for side in of.sides)
+    code = " and ".join("/".join(sorted(side.facts("implementation", metric))) for side in of.sides)
     if not ours or not theirs:
         return None, f"not on record: {code}"
     said = " and ".join("/".join(sorted(side)) for side in (ours, theirs))
@@ -246,23 +250,31 @@ def _precision(of: _Compared) -> tuple[bool | None, str] | None:
 
 
 def _device(of: _Compared) -> tuple[bool | None, str] | None:
-    # Another device is another environment, whose cells are not compared: this is to be read.
+    # Another kind of device is another environment, whose cells are not compared; how it was set,
+    # and which one of its kind it was, each cell says.
     ours, theirs = (
-        {str(seen.merged.environment.device_name) for seen in side.cells if seen.merged}
+        {
+            ", ".join(
+                [str(seen.merged.environment.device_name)]
+                + [f"{name} {value}" for name in _SET if (value := seen.said(name, "")) is not None]
+            )
+            for seen in side.cells
+            if seen.merged
+        }
         for side in of.sides
     )
     return ours == theirs, " and ".join(sorted(ours | theirs))
 
 
 def _noise(of: _Compared) -> tuple[bool | None, str] | None:
-    if of.block.facts.unit != "s" or of.block.facts.deterministic:
+    if of.block.facts.unit not in TIMES or of.block.facts.deterministic:
         return None
     scatter = [_scatter(of.block, side.row) for side in of.sides]
     known = [one for one in scatter if one is not None]
     if len(known) < 2:
         return None, "too few replicates to tell"
     said = " and ".join(quantities.percent(one) for one in known)
-    return max(known) < NOISE, f"{said} between replicates"
+    return max(known) < NOISE, f"{said} between replicates, in the median over contexts"
 
 
 def _scatter(block: Block, row: int) -> float | None:
@@ -294,23 +306,20 @@ def _quiet(of: _Compared) -> tuple[bool | None, str] | None:
 
 
 def _disturbance(seen: ObservedCell, metric: str) -> Iterator[float]:
-    """The share of the time of this metric, or of what it derives from, that a cell waited for a
-    core or was without it, as far as that is known."""
-    stolen = seen.merged.facts.get("stolen_share") if seen.merged else None
-    for waited in _condition(seen, metric, WAITED):
-        yield waited + (stolen if isinstance(stolen, int | float) else 0.0)
+    """The share of the time of this metric, or of what it derives from, that a cell was without a
+    core, as far as that is known."""
+    under = {name: share for name in (WAITED, WITHHELD) for share in _condition(seen, metric, name)}
+    share = disturbance(under)
+    if share is not None:
+        yield share
 
 
 def _condition(seen: ObservedCell, metric: str, name: str) -> Iterator[float]:
     """A condition under which this metric, or what it derives from, was timed, if it is known."""
     facts = seen.merged.facts if seen.merged else {}
-    known = {
-        timed: value
-        for timed in seen.cell.metrics
-        if isinstance(value := facts.get(fact(name, timed)), int | float)
-    }
-    if known:
-        yield float(known.get(metric, max(known.values())))
+    value = facts.get(fact(name, TIMED.get(metric, metric)))
+    if isinstance(value, int | float):
+        yield float(value)
 
 
 def _conditions(of: _Compared, name: str) -> list[list[float]]:

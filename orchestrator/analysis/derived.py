@@ -47,6 +47,9 @@ DERIVED = (
     ),
 )
 
+TIMED = {derived.name: "train_step_time" for derived in DERIVED}
+"""The metric that each takes its seconds from."""
+
 
 def derive(cells: Sequence[ObservedCell]) -> None:
     """Adds every derived metric, or the reason why what it reads is missing, to the measure

@@ -12,6 +12,7 @@ from orchestrator.analysis.derived import DERIVED, MetricFacts, derive
 from orchestrator.journal import Merged, merge
 from orchestrator.plan import Plan
 from orchestrator.provenance import Envelope
+from workloads import conditions
 from workloads.cell import Cell
 
 
@@ -29,6 +30,12 @@ class ObservedCell:
     reasons: dict[str, str] = field(default_factory=dict)
     elsewhere: bool = False
     """Pending here, but another environment has records of it."""
+
+    def said(self, fact: str, metric: str) -> Any:
+        """A fact of one metric, where it has its own, else of the cell; None where neither is on
+        record."""
+        facts = self.merged.facts if self.merged else {}
+        return facts.get(conditions.fact(fact, metric), facts.get(fact))
 
     @property
     def status(self) -> str:

@@ -56,7 +56,7 @@ def test_every_measured_metric_of_every_architecture_has_samples(architecture: s
 def test_facts_come_first_and_each_metric_is_announced() -> None:
     first, *rest = run(measure_cell(metrics=("decode_time", "prefill_time")))
     assert isinstance(first, Facts)
-    assert {"d_model", "mlp_width", "implementation", "decode_implementation"} <= set(first.values)
+    assert {"d_model", "mlp_width", "implementation", "kernel_class"} <= set(first.values)
     said = [(type(e), e.metric) for e in rest if isinstance(e, Started | Measurement)]
     # On a busy machine one may be taken once more.
     assert list(dict.fromkeys(said)) == [

@@ -82,7 +82,8 @@ def normalised_linear_attention(
     q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None = None, backend: Backend = "torch"
 ) -> tuple[Tensor, Tensor]:
     """phi(q), phi(k) (B, T, H, Dk), v (B, T, H, Dv) -> weighted means of v (B, T, H, Dv) and the
-    state (B, H, Dk, Dv + 1), whose last column is z."""
+    state (B, H, Dk, Dv + 1), whose last column is z. Raises ValueError for an unknown backend."""
+    backends.check_backend(backend)
     if backend == "torch":
         sums, state = gated_linear_attention(
             q, k, _with_ones(v), None, scale=1.0, initial_state=initial_state

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import workloads
-from workloads import process_memory
+from workloads import conditions, process_memory
 from workloads.edge import graphs
 from workloads.mixer import state_tensors
 from workloads.plugins import Unsupported
@@ -118,4 +118,6 @@ def _served(folder: Path, graph: str, cap: int | None) -> Served:
         said: dict[str, Any] = {} if passed else json.load(out)
     if cap is not None and (passed or said["peak_bytes"] > cap):
         raise MemoryError(f"serving does not fit into {cap:,} bytes")
+    for condition, value in said["conditions"].items():
+        conditions.note(condition, value, sum(said["seconds"]))
     return Served(tuple(said["seconds"]), said["peak_bytes"])

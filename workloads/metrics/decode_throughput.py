@@ -48,5 +48,6 @@ METRIC = Metric(
     work="decoding_limit",
     ignores=("batch_size",),
     capped=True,
+    code="step",
     measure=measure,
 )

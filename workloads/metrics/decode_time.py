@@ -82,5 +82,6 @@ METRIC = Metric(
     work="decoding_steps",
     by_execution=True,
     once=once,
+    code="step",
     measure=measure,
 )

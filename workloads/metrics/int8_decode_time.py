@@ -18,8 +18,9 @@ def measure(subject: Subject) -> tuple[float, ...]:
 
 METRIC = Metric(
     title="decode time of the int8 graph",
-    version=1,
+    version=2,
     unit="s",
     work="export",
+    code="graph",
     measure=measure,
 )

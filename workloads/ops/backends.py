@@ -3,8 +3,9 @@
 An op is a function: queries, keys, values, gates and an initial state in, outputs and the final
 state out. Each has up to three backends.
 
-- `reference`: the loop as the formula reads, one token after another. For tests; a mixer never runs
-  it.
+- `reference`: the loop as the formula reads, one token after another. For tests, which call it as
+  the function `..._reference`; asked for as a backend it is refused, so that it is never timed as
+  the architecture.
 - `torch`: chunked matrix products in plain torch; what a CPU runs.
 - `fla`: the Triton kernels of `fla-core` (the extra `gpu`); what an NVIDIA GPU runs. A cell whose
   kernel is missing is `unsupported`, never run on the slow form. Each kernel is compared with the
@@ -17,16 +18,18 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from workloads.ops.precision import without_autocast
-from workloads.plugins import Unsupported
+from workloads.plugins import Unsupported, unknown
 
 Form = Callable[..., tuple[Tensor, Tensor]]
 """An op with all but its tensors settled: tensors in, output and final state out."""
+Backend = Literal["torch", "fla"]
+"""The backends that a mixer may run."""
 SmallInputs = Callable[[torch.device, torch.dtype], Sequence[Tensor]]
 _KERNEL_PACKAGE = "fla-core"
 _MEND = "install the extra `gpu` (pip install 'sequence-sweep-orchestrator[gpu]')"
@@ -35,6 +38,19 @@ _TOLERANCE = 2e-2
 _checked: set[tuple[object, ...]] = set()
 refused: dict[tuple[object, ...], str] = {}
 """What a kernel said when it refused this device or this Triton."""
+
+
+def check_backend(backend: str) -> None:
+    """Raises ValueError for anything but a backend that may run as the architecture, so that no
+    other word silently means torch; names the known ones."""
+    known = get_args(Backend)
+    if backend == "reference":
+        raise ValueError(
+            f"the reference form of an op is for tests and is never timed as the architecture: "
+            f"call its ..._reference function. Known backends: {', '.join(known)}"
+        )
+    if backend not in known:
+        raise ValueError(unknown("backend", backend, known))
 
 
 def implementation(own: str, kernel: str, device_type: str) -> str:

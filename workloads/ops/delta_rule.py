@@ -11,17 +11,16 @@ Linear"). Keys should have unit length; then beta = 1 replaces what the state ho
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from workloads.ops import backends
 from workloads.ops import delta_rule_kernels as kernels
 from workloads.ops.chunks import empty_memory
 from workloads.ops.delta_rule_chunks import chunked
 from workloads.ops.precision import in_state_dtype
 
-Backend = Literal["torch", "fla"]
+Backend = backends.Backend
 
 NORM_EPS = 1e-6
 """Added to a key's squared length, as in fla's kernels."""
@@ -54,7 +53,9 @@ def delta_rule(
     Raises:
         Unsupported: backend "fla" without its package, or where its kernel refuses dtype, width or
             device.
+        ValueError: another backend than these two.
     """
+    backends.check_backend(backend)
     if backend == "fla":
 
         def own(

@@ -9,14 +9,13 @@ channel and token.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from workloads.ops import backends
 from workloads.ops import gated_linear_chunks as chunks
+from workloads.ops.backends import Backend
 from workloads.ops.gated_linear_chunks import (
     CHUNK,
     chunk_length,
@@ -37,8 +36,6 @@ __all__ = [
     "saved_per_token",
 ]
 
-Backend = Literal["torch", "fla"]
-
 
 def gated_linear_attention(
     q: Tensor,
@@ -58,7 +55,9 @@ def gated_linear_attention(
 
     Raises:
         Unsupported: backend "fla" without its package, or where its kernel refuses the device.
+        ValueError: another backend than these two.
     """
+    backends.check_backend(backend)
     if backend == "fla":
         return _kernel(q, k, v, log_decay, scale, initial_state)
     with without_autocast(v):

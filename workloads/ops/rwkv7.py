@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ from workloads.ops.delta_rule_kernels import check_width
 from workloads.ops.precision import in_state_dtype
 from workloads.ops.rwkv7_chunks import chunked
 
-Backend = Literal["torch", "fla"]
+Backend = backends.Backend
 
 STRONGEST_DECAY = -math.exp(-0.5)
 """The least log decay a token of RWKV-7, -0.6065. Down to -2.5 the chunked form stays finite in
@@ -54,7 +53,9 @@ def wkv7(
 
     Raises:
         Unsupported: backend "fla" without its package, or where its kernel refuses width or device.
+        ValueError: another backend than these two.
     """
+    backends.check_backend(backend)
     if backend == "fla":
         return _fused(r, w, k, v, a, b, scale, initial_state)
     state = empty_memory(k, v) if initial_state is None else initial_state

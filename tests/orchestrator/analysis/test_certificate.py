@@ -21,9 +21,12 @@ from workloads.cell import Cell
 from workloads.measurement import Measurement
 
 CONTEXTS = (64, 128, 256, 512)
-WAITED, BUSY, SLOWED, SM_CLOCK = (
+WAITED, WITHHELD, BUSY, SLOWED, SM_CLOCK = (
     conditions.fact(name, "train_step_time")
-    for name in (neighbours.WAITED, conditions.BUSY, conditions.SLOWED, conditions.SM_CLOCK)
+    for name in (
+        *(neighbours.WAITED, neighbours.WITHHELD),
+        *(conditions.BUSY, conditions.SLOWED, conditions.SM_CLOCK),
+    )
 )
 Break = Callable[[Envelope], Envelope]
 
@@ -150,8 +153,10 @@ def test_rates_that_nobody_tuned_are_said_of_whoever_learns() -> None:
         ("kernel class", lambda one: _with_facts(one, kernel_class="chunked")),
         ("kernel class", lambda one: _with_facts(one, kernel_class=None)),
         ("quiet machine", lambda one: _with_facts(one, **{WAITED: 0.2})),
-        ("quiet machine", lambda one: _with_facts(one, stolen_share=0.2)),
+        ("quiet machine", lambda one: _with_facts(one, **{WITHHELD: 0.2})),
         ("quiet machine", lambda one: _with_facts(one, **{WAITED: None})),
+        ("device", lambda one: _with_facts(one, float32_products="tf32")),
+        ("device", lambda one: _with_facts(one, denormals="kept")),
         (
             "FLOPs per token",
             lambda one: replace(
