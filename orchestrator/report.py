@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from orchestrator import account, quantities
+from orchestrator.analysis.certificate import KERNEL_CLASS
 from orchestrator.analysis.tables import Tables, block_of
 from orchestrator.conclusion import answer
 from orchestrator.plots.series import (
@@ -153,11 +154,18 @@ def _told(tables: Tables, row: Row) -> str:
 
 
 def comparisons(tables: Tables, shown: list[Frame]) -> list[dict[str, Any]]:
-    """The rows of the crossovers table by block, the primary comparison's block and row first."""
+    """The rows of the crossovers table by block, the primary comparison's block and row first; of
+    codes of two kinds each says which (`kinds`)."""
+    unlike = {
+        _pair(row): row["figure"].partition(":")[0]
+        for row in tables.certificate.to_pylist()
+        if row["clause"] == KERNEL_CLASS and row["holds"] is False
+    }
     known = {frame.key: frame for frame in shown}
     titles = {frame.metric: frame.title for frame in shown}
     blocks: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(tables.crossovers.to_pylist(), key=lambda row: not row["primary"]):
+        row["kinds"] = unlike.get(_pair(row))
         blocks.setdefault(_pair(row)[:-1], []).append(row)
     return [
         {

@@ -4,7 +4,7 @@
 last two contexts where that holds only one), 95 % by t over the replicates' own slopes. The parts
 are a non-negative least-squares fit of constant + linear T + quadratic T² to relative errors, of
 the replicates' geometric means; their intervals are by t over the replicates' own fits, cut at
-zero. Only curves that are compared by ratio and positive have either.
+zero. Only curves that are positive, and compared by ratio or counted in bytes, have either.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def rows(blocks: tuple[Block, ...], environment: str | None) -> list[dict[str, o
     """The rows of the `scaling` table: every label with at least two contexts in a block."""
     found = []
     for block in blocks:
-        if block.facts.scale != "ratio":
+        if block.facts.scale != "ratio" and block.facts.unit != "bytes":
             continue
         for i, label in enumerate(block.labels):
             values, contexts = _complete(block.comparable[i], np.array(block.contexts, dtype=float))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.analysis.tables import Tables, block_of
-from orchestrator.conclusion.asides import asides
+from orchestrator.conclusion.asides import asides, heading, unfair
 from orchestrator.conclusion.comparison import Comparison, Row, plural
 from orchestrator.conclusion.verdicts import sentence, sentences
 from orchestrator.quantities import count, size
@@ -25,13 +25,15 @@ def answer(tables: Tables) -> str:
     if not comparisons:
         return f"No answer: {_nothing_compared(tables)}"
     where = _where(tables, comparisons[0].first)
+    above = list(heading(comparisons))
     if len(comparisons) == 1:
         (only,) = comparisons
-        return " ".join([f"{where} {sentence(only)}.", *asides(only)])
+        return " ".join([*above, f"{where} {sentence(only)}.", *asides(only)])
     told = sentences(comparisons)
     more = len(told) - MOST_SENTENCES
     rest = f"; the report tells {more} more" if more > 0 else ""
-    return f"{where} {'; '.join(told[:MOST_SENTENCES])}{rest}."
+    verdicts = f"{where} {'; '.join(told[:MOST_SENTENCES])}{rest}."
+    return " ".join([*above, verdicts, *unfair(comparisons)])
 
 
 def _comparisons(tables: Tables) -> list[Comparison]:

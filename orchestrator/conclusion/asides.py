@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from orchestrator.analysis.certificate import KERNEL_CLASS
 from orchestrator.analysis.tables import block_of
-from orchestrator.conclusion.comparison import Comparison, Row
+from orchestrator.conclusion.comparison import Comparison, Row, listed
 from orchestrator.conclusion.verdicts import sentence
 from orchestrator.quantities import count, figures, percent
 
@@ -37,17 +37,41 @@ def asides(comparison: Comparison) -> Iterator[str]:
     yield from _stops(comparison)
     if (row["replicates"] or 0) >= 5:
         yield _basis(comparison)
-    yield from _unfair(comparison)
+    yield from unfair([comparison])
     yield from _by_other_code(comparison)
 
 
-def _unfair(comparison: Comparison) -> Iterator[str]:
-    unfair = comparison.unfair()
-    if KERNEL_CLASS in unfair:
-        yield f"This compares implementations, not architectures: {unfair.pop(KERNEL_CLASS)}."
-    if unfair:
-        said = "; ".join(f"{clause} ({figure})" for clause, figure in unfair.items())
-        yield f"Not as fair as it should be: {said}."
+def heading(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """What stands before verdicts of which some are between codes of two kinds."""
+    figures = {one.challenger: one.unfair().get(KERNEL_CLASS) for one in comparisons}
+    concerned = [label for label, figure in figures.items() if figure]
+    if len(comparisons) == 1 and concerned:
+        yield f"Implementations, not architectures, are compared ({figures[concerned[0]]})."
+    elif concerned:
+        of = "" if len(concerned) == len(comparisons) else f" for {listed(concerned)}"
+        yield f"Implementations, not architectures, are compared{of} (kernels of two kinds)."
+
+
+def unfair(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """What was not fair about them, each clause once: with its figure of a single comparison, with
+    the challengers it concerns of several."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for one in comparisons:
+        for clause, figure in one.unfair().items():
+            if clause != KERNEL_CLASS:
+                found.setdefault(clause, []).append((one.challenger, figure))
+    told = [
+        f"{clause} ({of[0][1] if len(comparisons) == 1 else _whose(of, comparisons)})"
+        for clause, of in found.items()
+    ]
+    if told:
+        yield f"Not as fair as it should be: {'; '.join(told)}."
+
+
+def _whose(concerned: Sequence[tuple[str, str]], comparisons: Sequence[Comparison]) -> str:
+    if len(concerned) == len(comparisons):
+        return "all of them"
+    return listed([challenger for challenger, _ in concerned])
 
 
 def _by_other_code(comparison: Comparison) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from orchestrator.analysis import certificate, tables
@@ -200,10 +201,21 @@ def test_what_is_broken_of_a_timing_on_an_accelerator_is_named(
 
 def test_a_verdict_between_kernels_of_two_kinds_is_said_to_be_on_implementations() -> None:
     built = timing(lambda one: _with_facts(one, kernel_class="sequential"))
-    assert (
-        "This compares implementations, not architectures: sequential and fused: torch and torch."
-        in answer(built)
+    assert answer(built).startswith(
+        "Implementations, not architectures, are compared (sequential and fused: torch and torch)."
     )
+
+
+def test_without_a_primary_comparison_the_broken_clauses_are_said_all_the_same() -> None:
+    built = timing(lambda one: _with_facts(one, parameters=1_030_000, kernel_class="chunked"))
+    rows = [row for row in built.crossovers.to_pylist() if row["metric"] == "train_step_time"]
+    for fair in ([], [row | {"challenger": "mamba"} for row in rows]):
+        crossovers = pa.Table.from_pylist(rows + fair, built.crossovers.schema)
+        sweep = replace(built.sweep, primary=None)
+        told = answer(replace(built, sweep=sweep, crossovers=crossovers))
+        whom = " for gru (kernels of two kinds)." if fair else " (chunked and fused: "
+        assert told.startswith(f"Implementations, not architectures, are compared{whom}")
+    assert told.endswith("Not as fair as it should be: parameters (gru).")
 
 
 def test_noise_is_named() -> None:

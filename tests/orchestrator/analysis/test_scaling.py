@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from orchestrator.analysis import scaling, tables
+from tests.orchestrator.made_records import envelope
 from tests.simulated_world import Law, SimulatedWorld, enveloped, measure_cells, plan_of
+from workloads.measurement import Measurement
 
 CONTEXTS = np.array([64.0, 128, 256, 512, 1024, 2048])
 
@@ -17,6 +19,32 @@ def test_a_power_law_has_its_exponent(power: float) -> None:
     assert found["local_exponent"] == pytest.approx(power)
     assert found["low"] == pytest.approx(power) == found["high"]
     assert found["replicates"] == 5
+
+
+def test_state_has_an_exponent_too_though_it_is_compared_by_difference() -> None:
+    cells = measure_cells(("lstm", "transformer"), (256, 512, 1024), metrics=("state_bytes",))
+    held = {"lstm": lambda n: 1024.0, "transformer": lambda n: 16.0 * n}
+    envelopes = [
+        envelope(
+            cell,
+            Measurement(
+                metric="state_bytes",
+                version=1,
+                unit="bytes",
+                title="state per sequence",
+                scale="difference",
+                deterministic=True,
+                samples=(held[cell.label](cell.seq_len),),
+            ),
+        )
+        for cell in cells
+        if cell.metrics
+    ]
+    found = tables.build(plan_of(cells), envelopes).scaling.to_pylist()
+    assert {row["label"]: round(row["local_exponent"], 9) for row in found} == {
+        "lstm": 0.0,
+        "transformer": 1.0,
+    }
 
 
 def test_the_exponent_is_of_the_top_octave_alone() -> None:
