@@ -16,7 +16,7 @@ from orchestrator.plan import Comparison, Plan, Primary
 from orchestrator.search import Search, Setting
 from orchestrator.spec import Choice, Fault, LoadedSpec, Measure, SweepSpec, resolve_label
 from orchestrator.tuning import Point, Tried
-from workloads import plugins, registry
+from workloads import environment, plugins, registry
 from workloads.cell import EXECUTIONS, Cell, Limits
 
 
@@ -77,7 +77,7 @@ def _shared_fields(loaded: LoadedSpec, choice: Choice, size: int) -> dict[str, A
         "size": size,
         "num_layers": spec.model.num_layers,
         "shell": spec.model.shell(),
-        "precision": spec.precision,
+        "precision": spec.precision or environment.default_precision(loaded.device_class),
         "device": loaded.device_class,
         "limits": Limits(
             cell_seconds=spec.limits.cell_seconds, memory_bytes=spec.limits.memory_bytes

@@ -91,6 +91,12 @@ def default_device() -> str:
     return device_slug(names[0]) if names else "cpu:1"
 
 
+def default_precision(device: str) -> str:
+    """The arithmetic of a device class where nobody names one: an accelerator's units for matrices
+    are made for bfloat16."""
+    return "float32" if is_cpu(device) else "bfloat16"
+
+
 def is_here(device: str) -> bool:
     """True where this machine has a device of this class."""
     return is_cpu(device) or device in map(device_slug, accelerators())

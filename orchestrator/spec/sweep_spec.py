@@ -272,7 +272,9 @@ class SweepSpec(Strict):
     architectures: Annotated[list[ArchitectureChoice], Field(min_length=1)]
     task: TaskChoice
     model: Model
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None, WithJsonSchema({"enum": ["float32", "bfloat16"]})
+    ] = None
     device: Annotated[
         Annotated[DeviceName, _PLAIN] | Annotated[OnCpu, _MAPPING], Discriminator(_branch)
     ] = "auto"

@@ -177,6 +177,18 @@ def test_a_plan_on_a_machine_of_another_kind(tmp_path: Path) -> None:
     assert {cell.device for cell in plan.cells} == {"nvidia-h100-80gb-hbm3"}
 
 
+@pytest.mark.parametrize(
+    ("device", "precision"), [("cpu", "float32"), ("nvidia-h100-80gb-hbm3", "bfloat16")]
+)
+def test_each_kind_of_device_has_its_own_precision_unless_one_is_named(
+    device: str, precision: str, tmp_path: Path
+) -> None:
+    plan = expand(load(tmp_path, {"device": device}))
+    assert {cell.precision for cell in plan.cells} == {precision}
+    named = expand(load(tmp_path, {"device": device, "precision": "float32"}))
+    assert {cell.precision for cell in named.cells} == {"float32"}
+
+
 def test_models_that_cannot_be_built_are_named_with_their_lines(tmp_path: Path) -> None:
     architectures = ["lstm", {"transformer": {"heads": -3}}, {"gru": {"label": "g"}}]
     with pytest.raises(SpecError) as caught:
