@@ -13,12 +13,14 @@ document at nine tenths of its length.
 What is scored is the same at every context length: the first `validation_tokens` targets of the
 validation text, cut into windows of `seq_len` (the last may be shorter), each predicted from its
 own window alone. A longer window gives the average target more context, and that is all it changes.
+What needs no model is how often each token stands in the training text: `baseline_validation_loss`
+is the cross-entropy of the same targets under those shares, about the text's unigram entropy.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from workloads.cell import Scalar
 from workloads.edge import quality
 from workloads.ends import Ends, next_token
 from workloads.plugins import Evaluation, Metric, Task, Unsupported, build_options
@@ -35,11 +38,14 @@ from workloads.tasks.data import TaskData, Tokens, folder_name, prepared_tokens,
 from workloads.tasks.headway import counted
 from workloads.tasks.lengths import by_length
 from workloads.tasks.sources import first_fault, own_files, own_hash
+from workloads.tasks.text_scores import frequency_loss
 from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, next_token_losses
 
 VERSION = 1
 HUB = ("Salesforce/wikitext", "wikitext-103-raw-v1")
 EDGE_WINDOWS = 16
+COUNTED_TOKENS = 10_000_000
+"""Of the training text, for how often each stands there: a longer one need not be read whole."""
 _OF_HUB = ("config", "text_column", "train_split", "validation_split")
 
 
@@ -109,7 +115,20 @@ def prepare(options: Options, folder: Path) -> TaskData:
             f"validation_tokens: {options.validation_tokens} targets are asked for, the validation "
             f"text has {len(data.validation) - 1}"
         )
-    return data
+    return replace(data, facts={**data.facts, **_without_a_model(data, options)})
+
+
+def _without_a_model(data: TaskData, options: Options) -> dict[str, Scalar]:
+    """Losses of the scored targets under how often each token was counted."""
+    vocab_size = len(data.token_bytes)
+    counts = np.bincount(data.train[:COUNTED_TOKENS], minlength=vocab_size)
+    scored = data.validation[1 : options.validation_tokens + 1].astype(np.int64)
+    loss = frequency_loss(counts, scored)
+    text_bytes = int(data.token_bytes[scored].sum())
+    return {
+        "baseline_validation_loss": loss,
+        "baseline_bits_per_byte": loss * len(scored) / math.log(2) / text_bytes,
+    }
 
 
 def _key(options: Options) -> str:
