@@ -135,6 +135,7 @@ def _facts(built: Built, cell: Cell, device: torch.device) -> Facts:
             "implementation": built.implementation,
             "kernel_class": built.kernel_class,
             "position_encoding": _positions(built),
+            "flops_per_token": float(sizing.flops_per_token(built.shape, cell.seq_len)),
             **_work(built, cell),
             **devices.facts(device),
         }

@@ -25,7 +25,7 @@ _FROM_CELL = (
 )
 _FROM_FACTS = (
     *("implementation", "parameters", "total_parameters", "d_model", "mlp_width", "updates"),
-    *("position_encoding", "stolen_share"),
+    *("position_encoding", "stolen_share", "graph_breaks"),
 )
 _SHARES = (
     ("flops_share", "train_step_flops", "train_step_time", "flops_per_second"),

@@ -37,13 +37,12 @@ DISTURBED_CELLS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One of the two: its cells of the block that have records, those of any kind, and the searches
-    that said how it is trained."""
+    """One of the two: its cells of the block that have records, and the searches that said how it
+    is trained."""
 
     label: str
     row: int
     cells: tuple[ObservedCell, ...]
-    anywhere: tuple[ObservedCell, ...]
     searches: tuple[Search, ...]
 
     def facts(self, name: str, metric: str = "") -> set[Any]:
@@ -118,15 +117,14 @@ def _comparisons(
 
 def _side(block: Block, row: int, cells: _Cells, searches: Collection[Search]) -> _Side:
     label = block.labels[row]
-    anywhere = cells.get((label, block.task, block.size, block.device), [])
     mine = [
         seen
-        for seen in anywhere
+        for seen in cells.get((label, block.task, block.size, block.device), [])
         if (seen.cell.kind, seen.cell.batch) == (block.kind, block.batch)
         and block.execution in (None, BEST, seen.cell.execution)
     ]
     searched = tuple(s for s in searches if (s.label, s.size) == (label, block.size))
-    return _Side(label, row, tuple(mine), tuple(anywhere), searched)
+    return _Side(label, row, tuple(mine), searched)
 
 
 def _parameters(of: _Compared) -> tuple[bool | None, str] | None:
@@ -141,15 +139,15 @@ def _parameters(of: _Compared) -> tuple[bool | None, str] | None:
 def _flops(of: _Compared) -> tuple[bool | None, str] | None:
     ours, theirs = (
         {
-            seen.cell.seq_len: seen.medians["flops_per_token"]
-            for seen in side.anywhere
-            if "flops_per_token" in seen.medians
+            seen.cell.seq_len: float(value)
+            for seen in side.cells
+            if isinstance(value := seen.said("flops_per_token", ""), int | float)
         }
         for side in of.sides
     )
     ratios = [ours[n] / theirs[n] for n in sorted(ours.keys() & theirs.keys()) if theirs[n]]
     if not ratios:
-        return None, "not stated: the sweep does not ask for flops_per_token"
+        return None, "not on record"
     low, high = (quantities.figures(end(ratios)) for end in (min, max))
     return True, f"{low if low == high else f'{low} to {high}'} times the baseline’s"
 

@@ -104,6 +104,8 @@ CELLS = pa.schema(
         _number("sm_clock", "1/s"),
         # the share of the cell's time that its cores were withheld from this machine
         _number("stolen_share", "1"),
+        # of a compiled cell: how often torch met what it cannot trace, which then ran eagerly
+        _count("graph_breaks"),
     ]
 )
 

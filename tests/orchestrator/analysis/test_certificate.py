@@ -32,20 +32,9 @@ WAITED, WITHHELD, BUSY, SLOWED, SM_CLOCK = (
 Break = Callable[[Envelope], Envelope]
 
 
-def flops(value: float) -> Measurement:
-    return Measurement(
-        metric="flops_per_token",
-        version=1,
-        unit="FLOP/token",
-        title="FLOPs per token",
-        samples=(value,),
-        deterministic=True,
-    )
-
-
 def timing(broken: Break = lambda one: one, noise: float = 0.01, device: str = "cpu:1") -> Tables:
     """Tables of two labels that are measured alike, but for how `broken` changes the challenger."""
-    cells = measure_cells(("lstm", "gru"), CONTEXTS, metrics=("train_step_time", "flops_per_token"))
+    cells = measure_cells(("lstm", "gru"), CONTEXTS, metrics=("train_step_time",))
     cells = [replace(cell, device=device) for cell in cells]
     return _built(cells, broken, "train_step_time", 8, lambda cell: 1.0 + noise * _swing(cell))
 
@@ -93,7 +82,7 @@ def _built(
     envelopes = []
     for cell in cells:
         seconds = value(cell)
-        found = [timed("train_step_time", seconds), flops(100.0)]
+        found = [timed("train_step_time", seconds)]
         if metric == "validation_loss":
             found = [
                 Measurement(
@@ -107,7 +96,9 @@ def _built(
         made = envelope(cell, *found)
         order = f"order of seed {cell.seed} at {cell.seq_len}"
         made = _with_facts(made, data_order=order, kernel_class="fused", **{WAITED: 0.0})
-        made = _with_facts(made, **{BUSY: 0.9, SLOWED: 0.0, SM_CLOCK: 1.98e9})
+        made = _with_facts(
+            made, flops_per_token=100.0, **{BUSY: 0.9, SLOWED: 0.0, SM_CLOCK: 1.98e9}
+        )
         envelopes.append(broken(made) if cell.label == "gru" else made)
     primary = Primary(challenger="gru", metric=metric, batch_size=batch)
     return tables.build(replace(plan_of(cells, primary=primary), searches=searches), envelopes)
@@ -139,9 +130,11 @@ def test_rates_that_nobody_tuned_are_said_of_whoever_learns() -> None:
     built = learning()
     found = clauses(built, "validation_loss")
     assert found.pop("tuning budget") is False
-    assert found.pop("FLOPs per token") is None, "a sweep that only trains does not state them"
     assert found == dict.fromkeys(
-        ("parameters", "data order", "training tokens", "kernel class", "precision", "device"),
+        (
+            *("parameters", "FLOPs per token", "data order", "training tokens", "kernel class"),
+            *("precision", "device"),
+        ),
         True,
     )
     assert "Not as fair as it should be: tuning budget (learning rates " in answer(built)
@@ -158,13 +151,7 @@ def test_rates_that_nobody_tuned_are_said_of_whoever_learns() -> None:
         ("quiet machine", lambda one: _with_facts(one, **{WAITED: None})),
         ("device", lambda one: _with_facts(one, float32_products="tf32")),
         ("device", lambda one: _with_facts(one, denormals="kept")),
-        (
-            "FLOPs per token",
-            lambda one: replace(
-                one,
-                record=replace(one.record, measurements=one.record.measurements[:1]),
-            ),
-        ),
+        ("FLOPs per token", lambda one: _with_facts(one, flops_per_token=None)),
     ],
 )
 def test_what_is_broken_of_a_timing_is_named(clause: str, broken: Break) -> None:
