@@ -77,8 +77,6 @@ def _rows(block: Block, environment: str | None) -> Iterator[dict[str, object]]:
         return
     theirs = architectures.index(REFERENCE)
     for row, (label, architecture) in enumerate(zip(block.labels, architectures, strict=True)):
-        if row == theirs:
-            continue
         at = _longest(block, row, theirs)
         if at is None:
             continue
@@ -110,12 +108,12 @@ def _longest(block: Block, row: int, other: int) -> int | None:
 
 def _ratio(block: Block, row: int, other: int, at: int) -> tuple[float, float | None, float | None]:
     """The geometric mean of the ratios, replicate by replicate, with its 95 % interval by Student's
-    t; none of a single one, or of a metric without noise."""
+    t; none of a single one, of a metric without noise, or of the reference itself."""
     ours, theirs = block.comparable[row, at], block.comparable[other, at]
     paired = (ours > 0) & (theirs > 0)
     logs = np.log(ours[paired]) - np.log(theirs[paired])
     middle = float(np.exp(logs.mean()))
     low, high = mean_interval(logs)
-    if low is None or high is None or block.facts.deterministic:
+    if low is None or high is None or block.facts.deterministic or row == other:
         return middle, None, None
     return middle, float(np.exp(low)), float(np.exp(high))

@@ -1,5 +1,5 @@
 """An A/A test on this machine as it is: one architecture under two labels, really measured, once
-with the MLflow store there and once with it gone.
+with the MLflow store there and once with a store that nobody can reach, so that nothing is written.
 
 The records are then judged 1,000 times with the labels exchanged at random within rounds: any
 verdict is false, and the band should leave zero in 5 % of the draws. The same with one label 5 %
@@ -78,7 +78,8 @@ def judged(ratios: Floats, shift: float, seed: int) -> tuple[float, Counter[str]
     random = np.random.default_rng(seed)
     found, outcomes, effects = 0, Counter[str](), []
     for _ in range(DRAWS):
-        signs = random.choice([-1.0, 1.0], ratios.shape)
+        # A round's contexts keep what they have in common: labels change places in all of them.
+        signs = random.choice([-1.0, 1.0], (len(ratios), 1))
         judgement = judge(ratios * signs + shift, np.array(CONTEXTS, dtype=float), MARGIN)
         found += bool((judgement.low > 0).any() or (not shift and (judgement.high < 0).any()))
         outcomes[judgement.outcome] += 1

@@ -57,7 +57,7 @@ def test_each_figure_is_a_ratio_at_the_longest_context_and_the_articles_batch() 
     assert set(found) == {
         (metric, label)
         for metric in ("decode_time", "peak_memory", "train_time")
-        for label in ("lstm", "gru")
+        for label in ("lstm", "gru", "transformer")
     }
     assert {(row["seq_len"], row["batch"]) for row in rows} == {(512, "4")}
     lstm = found["train_time", "lstm"]
@@ -68,6 +68,9 @@ def test_each_figure_is_a_ratio_at_the_longest_context_and_the_articles_batch() 
     assert lstm["low"] < lstm["ratio"] < lstm["high"]
     assert lstm["article_ratio"] == pytest.approx(47 / 9)
     assert found["decode_time", "gru"]["article_ratio"] == pytest.approx(11 / 23)
+    itself = found["train_time", "transformer"]
+    assert itself["value"] > 0 and itself["ratio"] == itself["article_ratio"] == 1.0
+    assert itself["low"] is itself["high"] is None
 
 
 def test_too_few_figures_are_no_table() -> None:
