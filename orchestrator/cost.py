@@ -62,14 +62,23 @@ class Rates:
     flops_per_second: float
     bytes_per_second: float
     call_seconds: float
+    bfloat16_flops_per_second: float | None = None
 
     @property
     def ceilings(self) -> dict[str, float]:
         """What bounds a cell: products and copies."""
-        return {
+        found = {
             "flops_per_second": self.flops_per_second,
             "bytes_per_second": self.bytes_per_second,
         }
+        if self.bfloat16_flops_per_second is not None:
+            found["bfloat16_flops_per_second"] = self.bfloat16_flops_per_second
+        return found
+
+    def products(self, precision: str) -> float:
+        """FLOPs in a second of a cell's precision; float32's where only those are known."""
+        known = self.bfloat16_flops_per_second if precision == "bfloat16" else None
+        return known or self.flops_per_second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +144,8 @@ def read_probe(cache: Path, fingerprint: str) -> Rates | None:
     """The rates probed on a machine like this one, or None."""
     try:
         rates = Rates(**json.loads(_probe_file(cache, fingerprint).read_text()))
-        usable = all(math.isfinite(rate) and rate > 0 for rate in asdict(rates).values())
+        known = [rate for rate in asdict(rates).values() if rate is not None]
+        usable = all(math.isfinite(rate) and rate > 0 for rate in known)
     except (OSError, ValueError, TypeError):
         return None
     return rates if usable else None
@@ -176,7 +186,7 @@ def _forward_seconds(cell: Cell, rates: Rates, batch_size: int) -> float:
     device_type = "cpu" if environment.is_cpu(cell.device) else "cuda"
     calls = float(CALLS_PER_LAYER * cell.num_layers)
     calls += cell.seq_len * sizing.calls_per_token(shape, device_type)
-    return flops / rates.flops_per_second + calls * rates.call_seconds
+    return flops / rates.products(cell.precision) + calls * rates.call_seconds
 
 
 def _metric_seconds(cell: Cell, metric: Metric, rates: Rates) -> float:

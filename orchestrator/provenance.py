@@ -43,7 +43,8 @@ class Envelope:
     opaque hash, for host names do not belong into records. `key` is unique to this attempt and
     names its file in the journal. `epoch` is the number of its driver's lease, `sequence` counts
     that driver's records from 1; both are 0 in records older than leases. `ceilings` are the rates
-    that the device reached at best when the sweep began: `flops_per_second`, `bytes_per_second`.
+    that the device reached at best when the sweep began: `flops_per_second`,
+    `bfloat16_flops_per_second`, `bytes_per_second`.
     """
 
     record: RunRecord

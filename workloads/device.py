@@ -42,13 +42,18 @@ def open_device(cell: Cell) -> torch.device:
             "or choose the other one with CUDA_VISIBLE_DEVICES"
         )
     torch.cuda.set_device(device)
+    set_products()
+    _limit_memory(device, cell.limits.memory_bytes)
+    return device
+
+
+def set_products() -> None:
+    """How an accelerator multiplies and adds up, in this process."""
     for kernels in _float32_kernels():
         kernels.fp32_precision = "ieee"
     products: Any = torch.backends.cuda.matmul
     products.allow_bf16_reduced_precision_reduction = False
     products.allow_fp16_reduced_precision_reduction = False
-    _limit_memory(device, cell.limits.memory_bytes)
-    return device
 
 
 @contextmanager

@@ -111,6 +111,8 @@ def _shares(seen: ObservedCell, merged: Merged) -> dict[str, float]:
     for share, work, metric, ceiling in _SHARES:
         done, seconds = merged.facts.get(work), seen.medians.get(metric)
         origin = merged.origin.get(metric)
+        if ceiling == "flops_per_second" and seen.cell.precision == "bfloat16":
+            ceiling = "bfloat16_flops_per_second"
         best = (origin.ceilings or {}).get(ceiling) if origin is not None else None
         if isinstance(done, float) and seconds and best:
             shares[share] = done / seconds / best

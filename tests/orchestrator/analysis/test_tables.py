@@ -262,9 +262,13 @@ def test_failures_keep_their_row_and_their_message(records: list[Envelope]) -> N
     assert row["train_step_time"] is None
 
 
-def test_shares_are_of_what_the_device_reached_when_the_sweep_began() -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_shares_are_of_what_the_device_reached_when_the_sweep_began(precision: str) -> None:
     cells = measure_cells(WORLD.laws, [256], rounds=5)
-    ceilings = {"flops_per_second": 1e9, "bytes_per_second": 1e9}
+    cells = [replace(cell, precision=precision) for cell in cells]
+    ceilings = {"flops_per_second": 7e9, "bytes_per_second": 1e9, "bfloat16_flops_per_second": 7e9}
+    products = "flops_per_second" if precision == "float32" else "bfloat16_flops_per_second"
+    ceilings[products] = 1e9
     made = [
         replace(
             one,
