@@ -50,8 +50,18 @@ PROCESS_BYTES = 100 << 20
 
 # Without a probe: one thread of a recent server core, or a recent data-centre GPU.
 DEFAULT_RATES = {
-    "cpu": {"flops_per_second": 4e10, "bytes_per_second": 1e10, "call_seconds": 3e-6},
-    "accelerator": {"flops_per_second": 3e13, "bytes_per_second": 1.5e12, "call_seconds": 8e-6},
+    "cpu": {
+        "flops_per_second": 4e10,
+        "bfloat16_flops_per_second": 4e10,
+        "bytes_per_second": 1e10,
+        "call_seconds": 3e-6,
+    },
+    "accelerator": {
+        "flops_per_second": 3e13,
+        "bfloat16_flops_per_second": 3e14,
+        "bytes_per_second": 1.5e12,
+        "call_seconds": 8e-6,
+    },
 }
 
 
@@ -62,23 +72,18 @@ class Rates:
     flops_per_second: float
     bytes_per_second: float
     call_seconds: float
-    bfloat16_flops_per_second: float | None = None
+    bfloat16_flops_per_second: float
 
     @property
     def ceilings(self) -> dict[str, float]:
         """What bounds a cell: products and copies."""
-        found = {
-            "flops_per_second": self.flops_per_second,
-            "bytes_per_second": self.bytes_per_second,
-        }
-        if self.bfloat16_flops_per_second is not None:
-            found["bfloat16_flops_per_second"] = self.bfloat16_flops_per_second
-        return found
+        return {name: rate for name, rate in asdict(self).items() if name != "call_seconds"}
 
     def products(self, precision: str) -> float:
-        """FLOPs in a second of a cell's precision; float32's where only those are known."""
-        known = self.bfloat16_flops_per_second if precision == "bfloat16" else None
-        return known or self.flops_per_second
+        """FLOPs in a second in a cell's precision."""
+        if precision == "bfloat16":
+            return self.bfloat16_flops_per_second
+        return self.flops_per_second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +149,7 @@ def read_probe(cache: Path, fingerprint: str) -> Rates | None:
     """The rates probed on a machine like this one, or None."""
     try:
         rates = Rates(**json.loads(_probe_file(cache, fingerprint).read_text()))
-        known = [rate for rate in asdict(rates).values() if rate is not None]
-        usable = all(math.isfinite(rate) and rate > 0 for rate in known)
+        usable = all(math.isfinite(rate) and rate > 0 for rate in asdict(rates).values())
     except (OSError, ValueError, TypeError):
         return None
     return rates if usable else None

@@ -25,7 +25,12 @@ from workloads import environment, registry
 from workloads.cell import Cell
 from workloads.environment import Environment
 
-RATES = Rates(flops_per_second=4e10, bytes_per_second=1e10, call_seconds=3e-6)
+RATES = Rates(
+    flops_per_second=4e10,
+    bfloat16_flops_per_second=8e10,
+    bytes_per_second=1e10,
+    call_seconds=3e-6,
+)
 MODEL = CostModel(rates=RATES, probed=True)
 HERE = environment.describe("cpu:1")
 LABELS = st.sampled_from(registry.names("architectures"))
@@ -104,7 +109,7 @@ def test_a_probe_is_kept_for_later(tmp_path: Path) -> None:
 
 DAMAGED = ["", "[]", "{}", "null", '{"flops_per_second": 1}']
 DAMAGED += [
-    json.dumps({"flops_per_second": rate, "bytes_per_second": 1.0, "call_seconds": 1.0})
+    json.dumps(asdict(RATES) | {"flops_per_second": rate})
     for rate in (0, -1, float("nan"), float("inf"), "fast", None)
 ]
 
