@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from orchestrator.isolation import Isolation
 from tests.workloads.tiny_cells import measure_cell
-from workloads import registry, run
+from workloads import conditions, neighbours, registry, run
 from workloads.cell import Cell, Limits
 from workloads.check import check
 from workloads.edge import graphs, quality, serving
@@ -78,8 +78,10 @@ def test_the_loss_of_a_graph_is_the_models(architecture: str) -> None:
 
 @pytest.mark.slow
 def test_serving_takes_one_process_that_loads_no_torch() -> None:
+    conditions.taken()
     served = serving.served(subject_of("gru"), graphs.INT8)
     assert len(served.seconds) > 100 and min(served.seconds) > 0
+    assert 0 <= conditions.taken()[neighbours.WAITED] < 1
     assert 20e6 < served.peak_bytes < 150e6
     asked = "import sys, workloads.edge.serve; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", asked], cwd=ROOT, check=True)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.isolation import Isolation
 from tests.workloads.tiny_cells import measure_cell
-from workloads import limits, registry, run
+from workloads import conditions, limits, neighbours, registry, run, timing
 from workloads.cell import Cell, Limits
+from workloads.check import check
 from workloads.measurement import Measurement
+from workloads.subject import Subject
 
 MEBIBYTE = 1 << 20
 CAPPED = [name for name in registry.names("metrics") if registry.load("metrics", name).capped]
@@ -131,6 +135,19 @@ def test_every_architecture_has_its_limits(architecture: str, alone: Measured) -
 def test_a_cap_below_the_first_value_is_out_of_memory() -> None:
     found = measured(capped("max_seq_len", "gru", 1000, seq_len=2048, batch_size=8))
     assert found.reason == "out_of_memory" and "does not fit into 1,000 bytes" in str(found.detail)
+
+
+def test_how_calls_in_a_child_were_disturbed_is_known_here() -> None:
+    cell = capped("decode_throughput", "gru", 64 * MEBIBYTE)
+    subject = Subject(cell, check(cell), torch.device("cpu"))
+    conditions.taken()
+    samples = limits.figures(
+        subject, lambda: timing.sample(lambda: time.sleep(0.001), device=subject.device)
+    )
+    assert len(samples) >= timing.MIN_SAMPLES and min(samples) >= 0.001
+    assert 0 <= conditions.taken()[neighbours.WAITED] < 1
+    assert limits.figures(subject, lambda: (2.0, 3.0)) == (2.0, 3.0)
+    assert neighbours.WAITED not in conditions.taken(), "nothing was timed"
 
 
 def test_without_a_cap_there_is_nothing_to_measure() -> None:
