@@ -26,6 +26,7 @@ VARIANTS = [
     "min_gru(cell=lstm)",
     "mlstm(gate=sigmoid)",
     "slstm(forget=exponential)",
+    "slstm(gate=sigmoid)",
     "linear_attention(feature_map=identity, normalised=false)",
     "gla(decay=fixed)",
     "gla(decay=scalar)",

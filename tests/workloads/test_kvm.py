@@ -7,6 +7,7 @@ state many times.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -155,6 +156,44 @@ def test_rows_follow_the_law(options: dict[str, object]) -> None:
         assert rows[-1] == int(2 * (199 * 4 + 4) ** 0.5)
     if options.get("state") == "all":
         assert rows == list(range(0, 800, 4))
+
+
+CONTEXTS = (256, 512, 1024, 2048, 4096)
+
+
+def _slope(rows: list[int]) -> float:
+    """Least squares of log rows over log context."""
+    x, y = ([math.log(n) for n in numbers] for numbers in (CONTEXTS, rows))
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    products = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return products / sum((a - mean_x) ** 2 for a in x)
+
+
+@pytest.mark.parametrize(
+    ("state", "least", "most"), [("sqrt", 0.45, 0.55), ("all", 0.95, 1.05), ("fixed", 0.0, 0.0)]
+)
+@torch.no_grad()
+def test_rows_grow_with_the_context_by_the_exponent_of_the_law(
+    state: str, least: float, most: float
+) -> None:
+    """Of the default options, the window aside; and a state that is filled has as many."""
+    options = Options(state=state)
+    growth = options.growth
+    rows = [growth.rows(growth.covered(length)) for length in CONTEXTS]
+    assert least <= _slope(rows) <= most
+    if state == "all":  # a row for every token that has left the window
+        assert rows == [length - growth.span for length in CONTEXTS]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        mixer = Kvm(WIDTH, options)
+        mixer.initialise(1.0)
+    for length in (256, 1024):
+        x = _input(length, torch.float32)[:1]
+        _, held = mixer.prefill(x, mixer.empty_state(1, max(CONTEXTS), x.device, x.dtype))
+        filled = held.row_scales.ne(0).sum(-1)
+        assert (filled == rows[CONTEXTS.index(length)]).all()
+        _, held = mixer.prefill(x, mixer.empty_state(1, length, x.device, x.dtype))
+        assert held.row_keys.shape[2] == rows[CONTEXTS.index(length)]
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)

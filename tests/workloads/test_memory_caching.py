@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from workloads import plugins, registry
+from workloads.architectures import mamba2
 from workloads.mixer import Mixer, held_bytes, state_tensors
 from workloads.ops.gated_linear import gated_linear_attention
 from workloads.ops.memory_caching.cache import MatrixCache, empty_cache
@@ -49,6 +50,9 @@ MIXERS: list[dict[str, Any]] = [
     {"base": "gru", "rule": "sparse"},
     {"base": "gru", "rule": "average"},
 ]  # fmt: skip
+
+MAMBA2_NAMES = {"into.weight": "inp.weight", "step_bias": "dt_bias", "log_rates": "log_a"}
+"""The parameters of Mamba-2 that the cached block calls otherwise."""
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +119,41 @@ def test_one_segment_is_the_plain_recurrence(rule: Any) -> None:
         mixer = _mixer({"base": base, "read": read, "rule": rule, "segment": 64})
         recurrent: Any = mixer.get_submodule("rnn")
         _near(mixer(x), recurrent(x)[0])
+
+
+def _plain_mamba2() -> mamba2.Mamba2:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        plain = mamba2.Mamba2(WIDTH, mamba2.Options(head_dim=2 * WIDTH // 4))
+        plain.initialise(0.5)
+    return plain
+
+
+@pytest.mark.parametrize("rule", RULES)
+@torch.no_grad()
+def test_one_segment_of_mamba2_is_mamba2(rule: Any) -> None:
+    """With the same weights; the connector, where there is one, comes after them."""
+    cached, plain = (
+        _mixer({"base": "mamba2", "rule": rule, "segment": 64}),
+        _plain_mamba2().double(),
+    )
+    weights = dict(cached.named_parameters())
+    for name, parameter in plain.named_parameters():
+        parameter.copy_(weights[MAMBA2_NAMES.get(name, name)][: len(parameter)])
+    x = _input()
+    _near(cached(x), plain(x))
+    _near(cached(1e-4 * x), plain(1e-4 * x))  # where the norm's epsilon tells
+
+
+def test_the_cached_mamba2_starts_as_mamba2() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        cached = ARCHITECTURE.mixer(WIDTH, _options({"base": "mamba2", "rule": "residual"}))
+        assert cached is not None
+        cached.initialise(0.5)
+    weights = dict(cached.named_parameters())
+    for name, parameter in _plain_mamba2().named_parameters():
+        torch.testing.assert_close(weights[MAMBA2_NAMES.get(name, name)], parameter, rtol=0, atol=0)
 
 
 def test_rules_become_one_another_in_their_corners() -> None:

@@ -15,18 +15,30 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from workloads import plugins, registry
+from workloads.architectures.linear_attention import normalised_linear_attention
 from workloads.mixer import Mixer, held_bytes
-from workloads.ops.gated_linear import CHUNK
+from workloads.ops.delta_rule import delta_rule
+from workloads.ops.gated_linear import CHUNK, gated_linear_attention
 from workloads.ops.mlstm import Memory, mlstm, mlstm_reference, mlstm_step
+from workloads.ops.rwkv7 import wkv7
 from workloads.ops.slstm import Cell, slstm, slstm_reference, slstm_step
 
-FORGETS: tuple[Literal["exponential", "sigmoid"], ...] = ("exponential", "sigmoid")
+Gate = Literal["exponential", "sigmoid"]
+KINDS: tuple[dict[str, Gate], ...] = (
+    {"forget": "exponential"},
+    {"forget": "sigmoid"},
+    {"forget": "exponential", "gate": "sigmoid"},
+    {"forget": "sigmoid", "gate": "sigmoid"},
+)
+"""Of the sLSTM's forget and input gates; by default the latter is exponential."""
 SETTINGS = [
     ("mlstm", {"gate": "exponential"}),
     ("mlstm", {"gate": "sigmoid"}),
     ("mlstm", {"gate": "sigmoid", "heads": 2}),
     ("slstm", {"forget": "exponential"}),
     ("slstm", {"forget": "sigmoid", "heads": 2}),
+    ("slstm", {"gate": "sigmoid"}),
+    ("slstm", {"gate": "sigmoid", "forget": "exponential"}),
 ]
 WIDTH = 32
 
@@ -114,7 +126,9 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return result
 
 
-def _slstm_in_numpy(x: np.ndarray, recurrent: np.ndarray, forget: str) -> np.ndarray:
+def _slstm_in_numpy(
+    x: np.ndarray, recurrent: np.ndarray, forget: Gate, gate: Gate = "exponential"
+) -> np.ndarray:
     """The paper's equations without a stabiliser, head by head. x: (B, T, H, 4, D), R:
     (H, D, 4 D)."""
     batch, length, heads, _, width = x.shape
@@ -126,8 +140,9 @@ def _slstm_in_numpy(x: np.ndarray, recurrent: np.ndarray, forget: str) -> np.nda
             for t in range(length):
                 z, i, f, o = (x[b, t, head, g] + before @ matrix[:, g] for g in range(4))
                 kept = np.exp(f) if forget == "exponential" else _sigmoid(f)
-                c = kept * c + np.exp(i) * np.tanh(z)
-                n = kept * n + np.exp(i)
+                written = np.exp(i) if gate == "exponential" else _sigmoid(i)
+                c = kept * c + written * np.tanh(z)
+                n = kept * n + written
                 before = h[t, b, head] = _sigmoid(o) * c / n
     return np.moveaxis(h, 0, 1)
 
@@ -138,35 +153,35 @@ def _cell_inputs(length: int, strength: float = 1.0) -> tuple[Tensor, Tensor, Ce
     return strength * _draw(2, length, 3, 4, 5, seed=8), _draw(3, 5, 20, seed=9), start
 
 
-@pytest.mark.parametrize("forget", FORGETS)
+@pytest.mark.parametrize("kinds", KINDS, ids=str)
 @pytest.mark.parametrize("length", [1, 2, 30])
-def test_every_form_of_the_slstm_is_the_formula(length: int, forget: Any) -> None:
+def test_every_form_of_the_slstm_is_the_formula(length: int, kinds: Any) -> None:
     x, recurrent, _ = _cell_inputs(length)
-    expected = torch.from_numpy(_slstm_in_numpy(x.numpy(), recurrent.numpy(), forget))
+    expected = torch.from_numpy(_slstm_in_numpy(x.numpy(), recurrent.numpy(), **kinds))
     split = length // 2 or 1
-    first, state = slstm(x[:, :split], recurrent, forget=forget)
+    first, state = slstm(x[:, :split], recurrent, **kinds)
     outputs = list(first.unbind(1))
     for token in x[:, split:].unbind(1):
-        output, state = slstm_step(token, recurrent, forget=forget, state=state)
+        output, state = slstm_step(token, recurrent, **kinds, state=state)
         outputs.append(output)
     for found in (
-        slstm(x, recurrent, forget=forget)[0],
-        slstm(x.clone().requires_grad_(), recurrent, forget=forget)[0].detach(),
-        slstm_reference(x, recurrent, forget=forget)[0],
+        slstm(x, recurrent, **kinds)[0],
+        slstm(x.clone().requires_grad_(), recurrent, **kinds)[0].detach(),
+        slstm_reference(x, recurrent, **kinds)[0],
         torch.stack(outputs, 1),
     ):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("forget", FORGETS)
-def test_the_slstm_has_the_gradients_of_the_recurrence(forget: Any) -> None:
+@pytest.mark.parametrize("kinds", KINDS, ids=str)
+def test_the_slstm_has_the_gradients_of_the_recurrence(kinds: Any) -> None:
     """Of outputs and of the last state at its fixed scale, in everything but that scale."""
     x, recurrent, start = _cell_inputs(25)
     gradients = []
     for form in (slstm, slstm_reference):
         leaves = [leaf.clone().requires_grad_() for leaf in (x, recurrent, *start[:3])]
         state = Cell(leaves[2], leaves[3], leaves[4], start.scale)
-        output, last = form(leaves[0], leaves[1], forget=forget, initial_state=state)
+        output, last = form(leaves[0], leaves[1], **kinds, initial_state=state)
         loss = (output * _draw(*output.shape, seed=1)).sum()
         loss = loss + sum((s * _draw(*s.shape, seed=2)).sum() for s in last[:3])
         gradients.append(torch.autograd.grad(loss, leaves))
@@ -174,24 +189,24 @@ def test_the_slstm_has_the_gradients_of_the_recurrence(forget: Any) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10 * other.abs().max().item())
 
 
-@pytest.mark.parametrize("forget", FORGETS)
-def test_the_backward_by_hand_is_right_by_differences(forget: Any) -> None:
+@pytest.mark.parametrize("kinds", KINDS, ids=str)
+def test_the_backward_by_hand_is_right_by_differences(kinds: Any) -> None:
     leaves = [_draw(2, 4, 2, 4, 3, seed=1), _draw(2, 3, 12, seed=2)]
     leaves += [_draw(2, 2, 3, seed=n) for n in (3, 4)]
     leaves.append(_draw(2, 2, 3, seed=5).abs() + 1)
     scale = _draw(2, 2, 3, seed=6)
 
     def run(x: Tensor, recurrent: Tensor, h: Tensor, c: Tensor, n: Tensor) -> Tensor:
-        return slstm(x, recurrent, forget=forget, initial_state=Cell(h, c, n, scale))[0]
+        return slstm(x, recurrent, **kinds, initial_state=Cell(h, c, n, scale))[0]
 
     assert torch.autograd.gradcheck(run, [leaf.requires_grad_() for leaf in leaves])
 
 
-@pytest.mark.parametrize("forget", FORGETS)
-def test_extreme_gates_leave_the_slstm_finite(forget: Any) -> None:
+@pytest.mark.parametrize("kinds", KINDS, ids=str)
+def test_extreme_gates_leave_the_slstm_finite(kinds: Any) -> None:
     x, recurrent, _ = _cell_inputs(60, 300.0)
     leaves = [leaf.float().requires_grad_() for leaf in (x, recurrent)]
-    output, _ = slstm(*leaves, forget=forget)
+    output, _ = slstm(*leaves, **kinds)
     assert output.isfinite().all() and output.abs().max() <= 1
     torch.autograd.backward(output.sum())
     for leaf in leaves:
@@ -256,11 +271,36 @@ def test_no_slow_form_stands_in_on_a_gpu(name: str, options: dict[str, Any]) -> 
         architecture.implementation(plugins.build_options(architecture.options, options), "cuda")
 
 
+_X = torch.ones(1, 2, 1, 8)
+_BY_BACKEND: dict[str, Callable[[Any], Any]] = {
+    "gated_linear": lambda b: gated_linear_attention(_X, _X, _X, None, scale=1.0, backend=b),
+    "linear": lambda b: normalised_linear_attention(_X, _X, _X, backend=b),
+    "delta_rule": lambda b: delta_rule(_X, _X, _X, None, _X[..., 0], scale=1.0, backend=b),
+    "rwkv7": lambda b: wkv7(_X, -_X, _X, _X, -_X, _X, backend=b),
+}
+
+
+@pytest.mark.parametrize("op", _BY_BACKEND)
+@pytest.mark.parametrize(
+    "backend, message",
+    [
+        ("reference", "is for tests and is never timed.*Known backends: torch, fla"),
+        ("flaa", "unknown backend 'flaa'. Did you mean 'fla'.*Known: torch, fla"),
+        ("triton", "unknown backend 'triton'.*Known: torch, fla"),
+    ],
+)
+def test_no_other_backend_means_torch(op: str, backend: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _BY_BACKEND[op](backend)
+    assert len(_BY_BACKEND[op]("torch")) == 2
+
+
 @pytest.mark.parametrize(
     "name, options, message",
     [
         ("mlstm", {"gate": "sigmoidal"}, "Did you mean 'sigmoid'"),
-        ("slstm", {"forget": "exponentail"}, "Did you mean 'exponential'"),
+        ("slstm", {"forget": "exponentail"}, "forget gate 'exponentail'.*mean 'exponential'"),
+        ("slstm", {"gate": "sigmoidal"}, "gate 'sigmoidal'.*mean 'sigmoid'"),
         ("mlstm", {"heads": 0}, "at least 1"),
         ("slstm", {"heads": 0}, "at least 1"),
     ],

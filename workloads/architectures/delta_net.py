@@ -10,8 +10,10 @@ which state tracking such as parity needs (Grazzi et al. 2024, "Unlocking State-
 RNNs Through Negative Eigenvalues").
 
 Cost: a token costs 8 d^2 FLOPs of projections and, with heads of width w, about 6 d w for its state
-and 8 d C in its chunk of C = 32, at any context, in training and prefill; decoding skips the chunk.
-The state is d w numbers a sequence, in float32 or wider.
+and, in training and prefill, 8 d C in its chunk of C = 32, at any context. Training keeps about 17
+d + 3 C heads + 2 d w / C numbers a token, linear in the context: activations, three C x C matrices
+a chunk and head, and the state before each chunk. Decoding skips the chunk, and holds and updates d
+w numbers a sequence, in float32 or wider.
 
 Kernels: on a CPU chunks with one batched triangular solve (`workloads/ops/delta_rule_chunks.py`);
 on an NVIDIA GPU fla's chunk_delta_rule, in bfloat16 only and for heads of at most 256 channels. A

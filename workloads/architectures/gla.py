@@ -1,23 +1,27 @@
 """Gated linear attention and its kin: linear attention whose state decays.
 
-Idea: S_t = diag(a_t) S_(t-1) + k_t v_t^T, read by q_t; the decay a_t, between 0 and 1, makes room
-for what comes. `decay` says who chooses it. `fixed`: nobody, head h keeps 1 - 2^(-5-h) of its state
-at every token (Sun et al. 2023, "Retentive Network"). `scalar`: the token, one number a head, as in
-Mamba-2 and simple GLA. `channel`: the token, one number for every key channel (Yang et al. 2024,
-"Gated Linear Attention Transformers with Hardware-Efficient Training").
+Idea: the past is one matrix a head, S_t = diag(a_t) S_(t-1) + k_t v_t^T, read by q_t. The decay
+a_t, between 0 and 1, makes room for what comes. `decay` says who chooses it: `fixed`, nobody, head
+h keeps 1 - 2^(-5-h) of its state at every token (Sun et al. 2023, "Retentive Network"); `scalar`,
+the token, one number a head, as in Mamba-2 and simple GLA; `channel`, the token, one number for
+every key channel (Yang et al. 2024, "Gated Linear Attention Transformers with Hardware-Efficient
+Training").
 
 All three share GLA's layer: keys and queries of d / 2, values of d, a_t = sigmoid(gate)^(1/16), for
 `channel` with the gate through rank 16, and outputs normed in each head (RMSNorm) and multiplied by
-SiLU of a projection of the input. A token costs 8 d^2 FLOPs of projections and 2 d^2 / heads of
-state at any context, and products within chunks; training is parallel over the context, its memory
-linear in it. The state is d^2 / (2 heads) numbers in float32.
+SiLU of a projection of the input.
 
-Left out: RetNet's rotation of q and k (xPos) and its values of 2 d, so that the three differ in the
-decay alone; the norm is RMSNorm, not RetNet's group norm. Beyond the shared shell it needs nothing.
+Cost: a token costs 8 d^2 FLOPs of projections and 2 d^2 / heads of state at any context and, in
+training and prefill, products within chunks; training is parallel over the context. It keeps about
+12 d numbers a token (20 d with `channel`), and each chunk's C x C matrices and state, linear in the
+context. Decoding skips the chunk, and holds and updates d^2 / (2 heads) numbers in float32.
 
 Kernels: `workloads/ops/gated_linear.py`: own chunked products on a CPU; on an NVIDIA GPU fla's
 `chunk_gla` for `channel`, else `chunk_simple_gla`, which refuses to train with `scalar` on Hopper
 before Triton 3.7.1 (wrong gradients there).
+
+Left out: RetNet's rotation of q and k (xPos) and its values of 2 d, so that the three differ in the
+decay alone; the norm is RMSNorm, not RetNet's group norm. Beyond the shared shell it needs nothing.
 """
 
 from __future__ import annotations

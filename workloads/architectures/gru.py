@@ -1,15 +1,20 @@
 """The gated recurrent unit: a recurrent network with one state vector and two gates a layer.
 
-Idea: h_t = (1 - z_t) n_t + z_t h_(t-1), where the update gate z decides how much is kept and the
-reset gate r how much of the past the candidate n sees. Paper: Cho et al. 2014, "Learning Phrase
-Representations using RNN Encoder-Decoder", in cuDNN's variant, which applies r after the recurrent
-matrix. A token costs 12 d^2 FLOPs at any context, one token after another even in training; the
-state is d numbers a sequence.
+Idea: the state becomes a mean of itself and a candidate, h_t = (1 - z_t) n_t + z_t h_(t-1). The
+update gate z decides how much is kept. The reset gate r decides how much of the past the candidate
+n sees. Paper: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder".
 
-Kernels: `torch.nn.GRU`, one layer, hidden width d_model, no output projection; that is ATen on a
-CPU (oneDNN has the GRU but torch does not call it, so it loses to the LSTM there for want of a
-kernel, not by its arithmetic) and cuDNN on an NVIDIA GPU. A decoding step uses `torch.gru_cell` on
-the same weights.
+Cost: a token costs 12 d^2 FLOPs at any context, in training as in decoding, one token after another
+in both. Training keeps about 8 d numbers a token, linear in the context. Decoding holds d numbers a
+sequence and reads the 6 d^2 weights at each step.
+
+Kernels: `torch.nn.GRU`, one layer, hidden width d_model; that is ATen on a CPU (oneDNN has the GRU
+but torch does not call it, so it loses to the LSTM there for want of a kernel, not by its
+arithmetic) and cuDNN on an NVIDIA GPU. A decoding step uses `torch.gru_cell` on the same weights.
+
+Left out: the paper resets the state before the recurrent matrix, U (r h); torch and cuDNN reset
+after it, r (U h), which makes one product of all gates, and so does this. There is no projection of
+the output either, as it is as wide as the residual stream.
 """
 
 from __future__ import annotations

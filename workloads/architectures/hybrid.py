@@ -1,16 +1,19 @@
 """Several mixers in one stack, layer by layer, as a repeated pattern.
 
-Idea: a few layers of attention among recurrent ones recall exactly, while the recurrent ones carry
-the rest at a constant state; so the cost in memory is that of the attention layers alone. Papers:
+Idea: a few layers of attention among recurrent ones recall exactly. The recurrent ones carry the
+rest at a constant state. So the cost in memory is that of the attention layers alone. Papers:
 Lieber et al. 2024, "Jamba"; Waleffe et al. 2024, "An Empirical Study of Mamba-based Language
-Models", who find one attention layer in eight enough. Time, memory and state of a token are the sum
-of its layers'.
+Models", who find one attention layer in eight enough.
+
+Cost: time and memory of a token are the sums of its layers', in training as in decoding; their
+files say them.
 
 `pattern` names the architecture of each layer from the bottom up and is repeated to the model's
 depth; a member's options stand in brackets, as in `sliding_window(window=64)`. All members share
 one d_model, so the parameters are matched for the stack as a whole. Kernels: those of its members.
-Nothing is left out; members that cross layers (a shared attention block, as in Zamba) are not
-expressible.
+
+Left out: Jamba's mixtures of experts, as the shell's MLP is the same for all; and members that
+cross layers (a shared attention block, as in Zamba), which a stack of mixers cannot express.
 """
 
 from __future__ import annotations

@@ -6,11 +6,17 @@ become new rows and each other is added to the row most like it; rows stay plain
 normalised when read. Fixed rows make it a recurrent network, rows that grow with the root of the
 context something between, and a row for every token attention. Paper: Goldstein and Cheah 2026,
 "Key-Value Means", arXiv 2605.09877; the authors' later code where the two differ (appended tokens
-are not gated). With M rows and a window of L tokens a token costs 8 d^2 + 4 d (M + L) + 2 d M FLOPs
-in training as in decoding, and the state is M + L rows of keys and values; M is constant, grows as
-sqrt(T), saturates, or grows as T. While a context is no longer than the window this is plain causal
-attention, and nothing is merged before a chunk more than window + 1 chunks: `chunk` must be small
-against the context.
+are not gated).
+
+Cost: with M rows, chunks of C and a window of L tokens a token costs 8 d^2 + 4 d (M + L) + 2 d M
+FLOPs, in training as in decoding; M is constant, grows as sqrt(T), saturates, or grows as T. So a
+whole context costs O(T) with fixed rows, O(T^1.5) with their root and O(T^2) with all. Training
+keeps about 15 d + d (5 M + 2 L) / C numbers a token, with the M of the context's end, because every
+chunk's state is kept: O(T M / C) for a context, linear in it where M is bounded (`all`, which
+merges nothing, keeps its rows once). Decoding holds M + L rows of keys and values and reads them at
+each step; the routing, 2 d M a token, comes once in a chunk. While a context is no longer than the
+window this is plain causal attention, and nothing is merged before a chunk more than window + 1
+chunks: `chunk` must be small against the context.
 
 Kernels: our own form in plain torch on both devices, `scaled_dot_product_attention` over all chunks
 at once with a mask; only the routing goes chunk after chunk. The authors' reference is plain torch

@@ -5,18 +5,20 @@ S_(t-1) + phi(k_t) v_t^T, read by phi(q_t). Divided by phi(q_t) . z_t, where z_t
 phi(k), it is a weighted mean of the values, as attention's is. Nothing is ever forgotten. Paper:
 Katharopoulos et al. 2020, "Transformers are RNNs", with phi = elu + 1.
 
-A token costs 8 d^2 FLOPs of projections and 4 d^2 / heads of state at any context, and products
-within chunks; training is parallel over the context and its memory linear in it. The state is d^2 /
-heads numbers, and d more for z, in float32.
+Cost: a token costs 8 d^2 FLOPs of projections and 4 d^2 / heads of state at any context and, in
+training and prefill, products within chunks; training is parallel over the context. It keeps about
+9 d numbers a token, and each chunk's C x C matrices and state, linear in the context. Decoding
+skips the chunk, and holds and updates d^2 / heads numbers, and d more for z, in float32.
 
 Options: phi is elu + 1, relu, or the identity; without the division (`normalised: false`) outputs
 are scaled by 1 / sqrt(head width) and normed in each head, as in Qin et al. 2022, "The Devil in
 Linear Transformer", because sums over the whole past grow with it. The identity has no positive
-weights to divide by. Beyond the shared shell it needs nothing; of the original only the dropout is
-left out.
+weights to divide by. Beyond the shared shell it needs nothing.
 
 Kernels: `workloads/ops/gated_linear.py` without a decay: own chunked products on a CPU, fla's
 `chunk_simple_gla` (what its `chunk_linear_attn` calls) on an NVIDIA GPU, with the divisor in torch.
+
+Left out: the original's dropout, as no mixer here drops within itself.
 """
 
 from __future__ import annotations

@@ -6,13 +6,17 @@ shared by all heads (one group). A short causal convolution stands before x, B a
 RMSNorm after. Paper: Dao and Gu 2024, "Transformers are SSMs: Generalized Models and Efficient
 Algorithms Through Structured State Space Duality".
 
-A token costs, with e = expand d, 6 d e FLOPs of maps and, in chunks of c tokens, (2 c + 4 N) e for
-the state space, at any context. The decoding state is e N numbers in float32 and (conv - 1) (e +
-2 N) of the convolution.
+Cost: a token costs, with e = expand d, 6 d e FLOPs of maps, 4 N e for its state and, in training
+and prefill, 2 c (e + N) in its chunk of c = 32 tokens (64 for wider states), at any context.
+Training keeps about 14 e + 10 N + 2 e N / c + (3 c + 9) heads numbers a token, linear in the
+context: the last terms are each chunk's state, twice, and its tokens by each other in every head.
+Decoding skips the chunk, holds e N numbers in float32 and (conv - 1) (e + 2 N) of the convolution,
+and updates them all at each step.
 
-Kernels: our own chunked products on a CPU, fla's `chunk_simple_gla` on an NVIDIA GPU. Left out:
-several groups of B and C and tensor parallelism; the paper stacks the block without an MLP, the
-shared shell has one.
+Kernels: our own chunked products on a CPU, fla's `chunk_simple_gla` on an NVIDIA GPU.
+
+Left out: several groups of B and C and tensor parallelism, both for models that are spread over
+devices; the paper stacks the block without an MLP, the shared shell has one.
 """
 
 from __future__ import annotations

@@ -1,24 +1,31 @@
 """Memory caching: a recurrent layer that keeps its state at the end of every segment and lets each
 token read these cached memories beside the current one.
 
-Idea: the write rule of the recurrence is left alone; the read becomes a weighted sum over the
+Idea: the write rule of the recurrence is left alone. The read becomes a weighted sum over the
 memories of all finished segments and the online one, weighted by a softmax of a connector u_t = W x
 against each segment's pooled keys (gated), by 1 (residual), over the best few (sparse), or mixed
 into one memory (soup). So the memory grows with the context, by one state a segment. Paper: Behrouz
 et al. 2026, "Memory Caching: RNNs with Growing Memory" (arXiv 2602.24281); no official code; what
-it leaves open is an option here. Of its base memories this is the linear one (with a decay per head
-and token, or normalised with elu + 1 features, as options) and, as an adaptation, Mamba-2, the LSTM
-and the GRU; SWLA, DLA and Titans are left out.
+it leaves open is an option here.
 
 Cost: with segments of C tokens, training on T tokens costs O(T C d) inside segments and O(T^2 / C)
-reads, decoding a token O(T / C) reads; the state is T / C memories, smaller than a key-value cache
-only where C is more than half a head's width. Logarithmic segmentation has O(log T) memories. Rule
-`average` has no parameters: it is the paper's use of caching after training.
+reads. It keeps per token (linear base, gated) about 17 d numbers, C or 64 if that is less, heads T
+/ C weights and a share d w / (2 C) of a segment's state, w a head's width: linear in the context
+but for the weights. LSTM and GRU keep 3 d more than without a cache, and 3 T / C. Decoding a token
+costs the base's step and O(T / C) reads; the state is T / C memories, smaller than a key-value
+cache only where C is more than half a head's width. Logarithmic segmentation has O(log T) memories.
+Rule `average` has no parameters: it is the paper's use of caching after training.
 
 Kernels: none exists for the cached read; it is products in torch, on every device, with a backward
 of its own that keeps no scaled queries. LSTM and GRU run in torch's modules (cuDNN on an NVIDIA
-GPU). Per-head RMSNorm before `out` (option) is ours: un-normalised reads grow with the context.
-Needed beyond the shell: nothing; there is no position information.
+GPU).
+
+Left out: of the paper's base memories SWLA, which writes two tokens at a time, and DLA and Titans,
+whose memories are MLPs written by gradient steps; there is no official code to hold them against.
+Here are the linear one (with a decay per head and token, or normalised with elu + 1 features, as
+options) and, as an adaptation, Mamba-2, whose block is that of `mamba2` with the connector beside
+it, the LSTM and the GRU. Per-head RMSNorm before `out` (option) is ours: un-normalised reads grow
+with the context. Needed beyond the shell: nothing; there is no position information.
 """
 
 from __future__ import annotations
@@ -152,7 +159,7 @@ def _width_multiple(options: Options) -> int:
 
 ARCHITECTURE = Architecture(
     title="memory caching",
-    version=1,
+    version=2,
     options=Options,
     mixer=_mixer,
     parameters=lambda d_model, options: _costs(d_model, options).parameters,

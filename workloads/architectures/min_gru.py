@@ -7,11 +7,14 @@ an input gate, normalised to sum to one: f / (f + i) and i / (f + i). The candid
 by g(u) = u + 1/2 from zero on, sigmoid(u) below. Paper: Feng et al. 2024, "Were RNNs All We
 Needed?".
 
-A token costs 2 d h FLOPs for each gate, for the candidate and for the output, h = expand d, at any
-context; the scan adds O(h) to it. The state is h numbers a sequence, in float32.
+Cost: a token costs 2 d h FLOPs for each gate, for the candidate and for the output, h = expand d,
+at any context, in training as in decoding; the scan adds O(h) to it. Training keeps about d + 8 h
+numbers a token (minLSTM d + 11 h), linear in the context. Decoding holds h numbers a sequence, in
+float32.
 
 Kernels: our own blocked scan on a CPU, fla's HGRN kernels on an NVIDIA GPU. The paper scans in log
 space; a scan of the same numbers in linear space is faster and more exact, as nothing is divided.
+
 Left out: the paper's convolution and MLP around the cell, which the shared shell has. The output
 map is always there, also at expand = 1, because h is positive and the residual stream is not.
 """

@@ -1,15 +1,19 @@
 """The mLSTM: xLSTM's parallel half, a matrix memory written and forgotten by gates.
 
-Idea: every head keeps a matrix that adds v k^T at each token; a forget gate decays it and an input
+Idea: every head keeps a matrix that adds v k^T at each token. A forget gate decays it and an input
 gate, exponential, says how much a token counts, so that one token can outweigh all before it. A
 normaliser adds up the same weights and the query's share of it divides the reading. Paper: Beck et
 al. 2024, "xLSTM: Extended Long Short-Term Memory". `gate: sigmoid` is mLSTMsig (Beck et al. 2025,
 "Tiled Flash Linear Attention"): a sigmoid input gate, and no normaliser, as the norm after each
 head does its work; that is linear attention with a decay.
 
-A token costs 10 d^2 FLOPs of projections, 4 d^2 / heads of state and 4 d for each token of a
-chunk, at any context; training is parallel within chunks and sequential between them. The state is
-d^2 / heads numbers a sequence (with the exponential gate, d + heads more).
+Cost: a token costs 10 d^2 FLOPs of projections, 4 d^2 / heads of state and, in training and
+prefill, 4 d for each token of its chunk of C = 32 (64 for heads wider than 64), at any context;
+training is parallel within chunks and sequential between them. Training keeps about 13 d + 3 C
+heads + 2 d^2 / (C heads) numbers a token (16 d in place of 13 d with the sigmoid gate), linear in
+the context: each chunk's C x C matrices and the state before it. Decoding skips the chunk, and
+holds and updates d^2 / heads numbers a sequence (with the exponential gate, d + heads more), in
+float32.
 
 Kernels: own chunked products (`workloads/ops/mlstm.py`, `gated_linear.py`) on a CPU. On a GPU,
 fla's simple_gla for the sigmoid gate; none for the exponential one: fla has no such op, and the
@@ -17,11 +21,12 @@ authors' mlstm_kernels are under a licence that is not open source (NXAI Communi
 
 The layer is that of xLSTM 7B (Beck et al. 2025), whose block is the shared shell's: gates from the
 mixer's input, capped softly at 15, a LayerNorm per head, a sigmoid output gate. Keys are as wide as
-values (the 7B model halves them). Left out is the first paper's block, which widens by 2 around the
-cell and has a convolution and a skip within (the shell's short convolution stands for the former).
-Forget biases start from 3 to 6 over the heads, input biases at N(0, 0.1), both as in the first
-paper's code: the 7B model's -10 is for the stability of long runs, and opens too late for short
-ones.
+values (the 7B model halves them). Forget biases start from 3 to 6 over the heads, input biases at
+N(0, 0.1), both as in the first paper's code: the 7B model's -10 is for the stability of long runs,
+and opens too late for short ones.
+
+Left out: the first paper's block, which widens by 2 around the cell and has a convolution and a
+skip within: the shell's MLP and its short convolution stand for it.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
 """RWKV-7 "Goose": a delta rule with a decay, a removal and a learning rate for every channel.
 
-Idea: the state matrix S of each head decays per key channel, loses part of what it holds along a
-unit key kk, each channel at its own in-context learning rate, and gains a value under another key:
-S = diag(w) S - (rate kk) (kk^T S) + k v^T, read by the receptance r. All six inputs of the layer
-mix the token with the one before it (token shift), channel by channel. Paper: Peng et al. 2025,
-"RWKV-7 Goose with Expressive Dynamic State Evolution": log w = -exp(-1/2) sigmoid(.), decay,
-learning rate and output gate from maps of low rank, k scaled by the learning rate, a bonus (r . (k
-u)) v for the present token, group norm per head.
+Idea: the state matrix S of each head decays per key channel and loses part of what it holds along a
+unit key kk, each channel at its own in-context learning rate. It gains a value under another key: S
+= diag(w) S - (rate kk) (kk^T S) + k v^T, read by the receptance r. All six inputs of the layer mix
+the token with the one before it (token shift), channel by channel. Paper: Peng et al. 2025, "RWKV-7
+Goose with Expressive Dynamic State Evolution": log w = -exp(-1/2) sigmoid(.), decay, learning rate
+and output gate from maps of low rank, k scaled by the learning rate, a bonus (r . (k u)) v for the
+present token, group norm per head.
 
 Cost: a token costs 8 d^2 FLOPs of projections and 12 d times the rank for the low-rank maps, and,
-with heads of width w, about 8 d w for its state and 16 d C in its chunk of C = 32, at any context,
-in training and prefill; decoding skips the chunk. The state is d w numbers a sequence, in float32
-or wider, and the last token's d.
+with heads of width w, about 8 d w for its state and, in training and prefill, 16 d C in its chunk
+of C = 32, at any context. Training keeps about 46 d + 5 C heads + 2 d w / C numbers a token and the
+low ranks, linear in the context (each of the six inputs is mixed by itself). Decoding skips the
+chunk, and holds and updates d w numbers a sequence, in float32 or wider, and the last token's d.
 
 Kernels: on a CPU chunks with one batched triangular solve (`workloads/ops/rwkv7_chunks.py`); on an
 NVIDIA GPU fla's chunk_rwkv7, for heads of at most 256 channels. A decoding step is plain torch

@@ -1,13 +1,16 @@
 """Softmax attention to the last W tokens: a transformer whose cost and cache stop growing.
 
-Idea: token i attends to the tokens j with 0 <= i - j < W, itself included; what lies further back
-reaches it only through the layers below, W - 1 tokens a layer. Papers: Beltagy et al. 2020,
+Idea: token i attends to the tokens j with 0 <= i - j < W, itself included. What lies further back
+reaches it only through the layers below, W - 1 tokens a layer. So cost and cache are bounded, and
+so is what can be recalled: layers times W - 1 tokens back. Papers: Beltagy et al. 2020,
 "Longformer"; Jiang et al. 2023, "Mistral 7B". Positions by rotation of q and k (`rope`) or none
-(`nope`), heads and key-value heads as in the transformer's mixer. A token costs 8 d^2 FLOPs of
-projections and, in training and prefill, 8 W d: it is given the keys of its own block of W tokens
-and of the W before, of which the window masks half. Time and memory for a whole context are linear
-in it; a decoding step costs 4 d for each of at most W tokens. The state is 2 d numbers for each of
-the last W tokens, times kv_heads / heads.
+(`nope`), heads and key-value heads as in the transformer's mixer.
+
+Cost: a token costs 8 d^2 FLOPs of projections and, in training and prefill, 8 W d: it is given the
+keys of its own block of W tokens and of the W before, of which the window masks half. Training
+keeps about 8 d numbers a token, so that time and memory for a whole context are linear in it. A
+decoding step costs 4 d for each of at most W tokens beside the projections, and holds 2 d numbers
+for each of them, times kv_heads / heads.
 
 Kernels: `scaled_dot_product_attention` on blocks, all whole ones in one batch with one mask of W x
 2 W; flash attention on a CPU, memory-efficient attention on an NVIDIA GPU, as flash takes no mask
@@ -16,7 +19,8 @@ less masked work (about a tenth less time on a CPU, W = 128) for half as many co
 cache is a ring: token t lies in slot t mod W, keys rotated by their absolute positions, and a step
 reads the slots in any order, as a softmax does not ask for one.
 
-Left out: Longformer's global tokens and dilation.
+Left out: Longformer's global tokens, which are chosen for a task, and its dilation, which breaks
+the blocks that make the kernel fast.
 """
 
 from __future__ import annotations

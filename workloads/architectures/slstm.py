@@ -1,25 +1,29 @@
 """The sLSTM: xLSTM's sequential half, an LSTM with exponential gates and memory mixing in heads.
 
-Idea: an LSTM whose input gate is exponential, so that a later token can outweigh all before it,
-with a normaliser that adds up the same weights and divides the cell. Within a head every unit's
-gates see every unit's last output (memory mixing); between heads nothing flows. Paper: Beck et al.
-2024, "xLSTM: Extended Long Short-Term Memory".
+Idea: an LSTM whose input gate is exponential, so that a later token can outweigh all before it. A
+normaliser adds up the same weights and divides the cell. Within a head every unit's gates see every
+unit's last output (memory mixing); between heads nothing flows. Paper: Beck et al. 2024, "xLSTM:
+Extended Long Short-Term Memory". `gate: sigmoid` bounds the input gate, as mLSTMsig does (Beck et
+al. 2025), to see what the exponential brings; the paper has no such sLSTM. The normaliser stays.
 
-A token costs 8 d^2 FLOPs of input maps and 8 d^2 / heads of recurrent ones at any context, one
-token after another even in training: the gates need the output before them, so that the rule of
-this folder, no Python loop over tokens, cannot hold here, and on a CPU the loop's overhead is most
-of the time at small widths. The state is 4 d numbers a sequence.
+Cost: a token costs 8 d^2 FLOPs of input maps and 8 d^2 / heads of recurrent ones at any context, in
+training as in decoding, one token after another in both: the gates need the output before them, so
+that the rule of this folder, no Python loop over tokens, cannot hold here, and on a CPU the loop's
+overhead is most of the time at small widths. Training keeps 9 d numbers a token, d more for each
+sigmoid gate, linear in the context. Decoding holds 4 d numbers a sequence, in float32.
 
 Kernels: own loop on a CPU, all tokens' input maps in one product before it, backward by hand
 (`workloads/ops/slstm.py`). None on a GPU: FlashRNN (Poeppel et al. 2024) has fused kernels that
 nobody has yet compared with this cell, and a loop of small launches is no sLSTM to be timed.
 
-The layer is the paper's without its convolution (the shell's short convolution stands for it) and
-without its gated MLP (the shell has one): the gates' maps, dense as in the paper's formulas (its
-code has a block a head), the cell, a LayerNorm per head, and like it no output map. R starts at
-U(-1/sqrt(D), 1/sqrt(D)), D a head's width, as every recurrence here, so that memory mixes from the
-start (the authors' code begins at zero). Forget biases start from 3 to 6 over a head's units; with
-the exponential forget gate, at their log sigmoids, so that both kinds begin with equal decays.
+The layer: the gates' maps, dense as in the paper's formulas (its code has a block a head), the
+cell, a LayerNorm per head, and like the paper's no output map. R starts at U(-1/sqrt(D),
+1/sqrt(D)), D a head's width, as every recurrence here, so that memory mixes from the start (the
+authors' code begins at zero). Forget biases start from 3 to 6 over a head's units; with the
+exponential forget gate, at their log sigmoids, so that both kinds begin with equal decays.
+
+Left out: the paper's convolution before the gates and its gated MLP after the cell, for both of
+which the shell has its own.
 """
 
 from __future__ import annotations
@@ -36,24 +40,27 @@ from workloads.mixer import Mixer, MixerState
 from workloads.ops import slstm
 from workloads.plugins import Architecture, Unsupported
 
-FORGET_GATES = ("exponential", "sigmoid")
+GATES = ("exponential", "sigmoid")
 FORGET_BIAS = (3.0, 6.0)
 NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """heads: blocks of the recurrent matrix, each d_model / heads wide. forget: the forget gate,
-    `sigmoid` or `exponential`; the input gate is exponential with both."""
+    """heads: blocks of the recurrent matrix, each d_model / heads wide. gate: the input gate,
+    `exponential` or `sigmoid`. forget: the forget gate, `sigmoid` or `exponential`."""
 
     heads: int = 4
+    gate: str = "exponential"
     forget: str = "sigmoid"
 
     def __post_init__(self) -> None:
         if self.heads < 1:
             raise ValueError(f"heads must be at least 1, not {self.heads}")
-        if self.forget not in FORGET_GATES:
-            raise ValueError(plugins.unknown("forget gate", self.forget, FORGET_GATES))
+        if self.gate not in GATES:
+            raise ValueError(plugins.unknown("gate", self.gate, GATES))
+        if self.forget not in GATES:
+            raise ValueError(plugins.unknown("forget gate", self.forget, GATES))
 
 
 @dataclass(slots=True)
@@ -70,12 +77,13 @@ class SlstmState(MixerState):
 class Slstm(Mixer):
     """Raises ValueError where d_model does not split into `heads` heads."""
 
-    def __init__(self, d_model: int, heads: int, forget: slstm.Forget) -> None:
+    def __init__(self, d_model: int, heads: int, gate: slstm.Gate, forget: slstm.Gate) -> None:
         super().__init__()
         if d_model % heads:
             raise ValueError(f"d_model must be a multiple of {heads} heads, not {d_model}")
         self.heads, self.width = heads, d_model // heads
-        self.forget: slstm.Forget = forget
+        self.gate: slstm.Gate = gate
+        self.forget: slstm.Gate = forget
         self.gates = nn.Linear(d_model, 4 * d_model)  # a head after another, each z, i, f, o
         self.recurrent = nn.Parameter(torch.zeros(heads, self.width, 4 * self.width))
         self.norm = nn.Parameter(torch.ones(d_model))
@@ -93,7 +101,9 @@ class Slstm(Mixer):
             self.gates.bias.view(self.heads, 4, self.width)[:, 2] = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden, _ = slstm.slstm(self._project(x), self.recurrent, forget=self.forget)
+        hidden, _ = slstm.slstm(
+            self._project(x), self.recurrent, forget=self.forget, gate=self.gate
+        )
         return self._normed(hidden, x)
 
     def empty_state(
@@ -103,13 +113,21 @@ class Slstm(Mixer):
 
     def prefill(self, x: Tensor, state: SlstmState) -> tuple[Tensor, SlstmState]:
         hidden, cell = slstm.slstm(
-            self._project(x), self.recurrent, forget=self.forget, initial_state=_cell(state)
+            self._project(x),
+            self.recurrent,
+            forget=self.forget,
+            gate=self.gate,
+            initial_state=_cell(state),
         )
         return self._normed(hidden, x), SlstmState(*cell)
 
     def step(self, x: Tensor, state: SlstmState) -> tuple[Tensor, SlstmState]:
         hidden, cell = slstm.slstm_step(
-            self._project(x), self.recurrent, forget=self.forget, state=_cell(state)
+            self._project(x),
+            self.recurrent,
+            forget=self.forget,
+            gate=self.gate,
+            state=_cell(state),
         )
         return self._normed(hidden, x), SlstmState(*cell)
 
@@ -142,7 +160,10 @@ ARCHITECTURE = Architecture(
     version=1,
     options=Options,
     mixer=lambda d_model, options: Slstm(
-        d_model, options.heads, cast(slstm.Forget, options.forget)
+        d_model,
+        options.heads,
+        cast(slstm.Gate, options.gate),
+        cast(slstm.Gate, options.forget),
     ),
     # 4 maps of d x d with biases, 4 recurrent blocks a head, and the norm
     parameters=lambda d_model, options: (
@@ -155,7 +176,7 @@ ARCHITECTURE = Architecture(
         8.0 * d_model**2 + 8.0 * d_model**2 / options.heads
     ),
     saved_elements_per_token=lambda d_model, options, seq_len: (
-        10.1 * d_model if options.forget == "sigmoid" else 9.1 * d_model
+        d_model * (9.1 + (options.forget == "sigmoid") + (options.gate == "sigmoid"))
     ),
     implementation=_implementation,
     kernel_class=lambda options, device_type: "sequential",

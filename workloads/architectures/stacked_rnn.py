@@ -1,15 +1,22 @@
 """Plain stacked recurrent layers, without the residual shell: the classic recurrent language model.
 
 Idea: each layer's hidden vectors are the next layer's inputs, with nothing around them: no norm, no
-residual stream, no MLP. Papers: Graves 2013, "Generating Sequences With Recurrent Neural Networks";
-Zaremba et al. 2014, "Recurrent Neural Network Regularization". A token costs 16 d^2 FLOPs a layer
-(`lstm`; 12 d^2 for `gru`) at any context, one token after another even in training; the state is 2
-d numbers a layer (d for `gru`). Since nothing else takes parameters, d_model is wider here than in
-the shell at the same size.
+residual stream, no MLP. What depth there is, is the recurrence's own. Since nothing else takes
+parameters, d_model is wider here than in the shell at the same size. Papers: Graves 2013,
+"Generating Sequences With Recurrent Neural Networks"; Zaremba et al. 2014, "Recurrent Neural
+Network Regularization".
+
+Cost, a layer: a token costs 16 d^2 FLOPs (`lstm`; 12 d^2 for `gru`) at any context, in training as
+in decoding, one token after another in both. Training keeps about 17 d numbers a token (8 d for
+`gru`), linear in the context. Decoding holds 2 d numbers a sequence (d for `gru`).
 
 Kernels: those of `lstm` and `gru`: `torch.nn.LSTM` or `torch.nn.GRU` for sequences, cells for a
-decoding step. Left out: dropout between layers, and layers run as one cuDNN call, so that the
-layers' own kernels are those of the other recurrent networks here.
+decoding step.
+
+Left out: Graves' connections from the input to every layer and from every layer to the output,
+which would be a residual shell of another kind; Zaremba's dropout between layers, unless the sweep
+trains with `dropout`; and all layers in one cuDNN call, so that the layers' kernels are those of
+the other recurrent networks here.
 """
 
 from __future__ import annotations

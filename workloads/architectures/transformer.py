@@ -1,14 +1,19 @@
 """Causal multi-head softmax attention: the transformer's mixer.
 
-Idea: every token looks back at all tokens before it, weighted by softmax(q . k / sqrt(head
-width)). Papers: Vaswani et al. 2017, "Attention Is All You Need"; fewer key-value heads than query
-heads, shared by consecutive groups (Ainslie et al. 2023, "GQA"). Positions: by rotation of q and k
-(`rope`; Su et al. 2021, "RoFormer") in the half-split layout (i pairs with i + width/2), base
-10,000; by a bias that falls linearly with distance (`alibi`; Press et al. 2022); or none (`nope`),
-where causality alone tells places apart (Kazemnejad et al. 2023). A token costs 8 d^2 FLOPs of
-projections and 4 d for each token it sees: linear in the context for one token, quadratic for a
-whole one. The state, the key-value cache, is 2 d numbers for every token seen, times kv_heads /
-heads.
+Idea: every token looks back at all tokens before it, and at itself. Its query is compared with
+their keys, and softmax(q . k / sqrt(head width)) says how much of each one's value it takes.
+Nothing is compressed: the past is kept token by token, so that recall is exact and the cost grows
+with the context. Papers: Vaswani et al. 2017, "Attention Is All You Need"; fewer key-value heads
+than query heads, shared by consecutive groups (Ainslie et al. 2023, "GQA"). Positions: by rotation
+of q and k (`rope`; Su et al. 2021, "RoFormer") in the half-split layout (i pairs with i + width/2),
+base 10,000; by a bias that falls linearly with distance (`alibi`; Press et al. 2022); or none
+(`nope`), where causality alone tells places apart (Kazemnejad et al. 2023).
+
+Cost: a token costs 8 d^2 FLOPs of projections and 4 d for each token it sees, in training as in
+decoding: linear in the context for one token, quadratic for a whole one. Training keeps 5 d to 7 d
+numbers a token, linear in the context (`materialised` 5 d and heads times T, quadratic). Decoding
+holds the key-value cache, 2 d numbers for every token seen, times kv_heads / heads, and reads all
+of it at each step.
 
 Kernels: `scaled_dot_product_attention`: flash attention on a CPU, flash or memory-efficient
 attention on an NVIDIA GPU; none keeps a T x T matrix. ALiBi as it is usually given to such kernels,
@@ -19,7 +24,7 @@ attention's own. The cache is allocated once and written in place; a step attend
 part, and a prefill that continues one masks 256 queries at a time.
 
 Left out: absolute positions, added to the embedding by the original, which is outside a mixer;
-dropout on the weights.
+dropout on the weights, as no mixer here drops within itself.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ Form = Callable[..., tuple[Tensor, Tensor]]
 Backend = Literal["torch", "fla"]
 """The backends that a mixer may run."""
 SmallInputs = Callable[[torch.device, torch.dtype], Sequence[Tensor]]
+_BACKENDS = get_args(Backend)
 _KERNEL_PACKAGE = "fla-core"
 _MEND = "install the extra `gpu` (pip install 'sequence-sweep-orchestrator[gpu]')"
 _TOLERANCE = 2e-2
@@ -43,14 +44,13 @@ refused: dict[tuple[object, ...], str] = {}
 def check_backend(backend: str) -> None:
     """Raises ValueError for anything but a backend that may run as the architecture, so that no
     other word silently means torch; names the known ones."""
-    known = get_args(Backend)
     if backend == "reference":
         raise ValueError(
-            f"the reference form of an op is for tests and is never timed as the architecture: "
-            f"call its ..._reference function. Known backends: {', '.join(known)}"
+            "the reference form of an op is for tests and is never timed as the architecture: call "
+            f"its ..._reference function. Known backends: {', '.join(_BACKENDS)}"
         )
-    if backend not in known:
-        raise ValueError(unknown("backend", backend, known))
+    if backend not in _BACKENDS:
+        raise ValueError(unknown("backend", backend, _BACKENDS))
 
 
 def implementation(own: str, kernel: str, device_type: str) -> str:

@@ -16,6 +16,9 @@ from workloads.ops.memory_caching.matrix import memory_caching, memory_caching_s
 from workloads.ops.memory_caching.weights import Caching
 
 NORM_EPS = 1e-6
+"""Of the linear memory's heads."""
+MAMBA2_NORM_EPS = 1e-5
+"""Of the Mamba-2 block, as in `workloads/architectures/mamba2.py`."""
 CONVOLUTION = 4
 """Tokens of the Mamba-2 block's short convolution."""
 EXPAND = 2
@@ -125,20 +128,19 @@ class CachedMamba2(Mixer):
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.log_a = nn.Parameter(torch.empty(heads))
         self.skip = nn.Parameter(torch.empty(heads))
-        self.norm = nn.RMSNorm(self.inner, eps=NORM_EPS)
+        self.norm = nn.RMSNorm(self.inner, eps=MAMBA2_NORM_EPS)
         self.out = nn.Linear(self.inner, d_model, bias=False)
 
     def initialise(self, residual_scale: float) -> None:
-        """Time steps log-uniform in [0.001, 0.1], A uniform in [1, 16], the convolution as torch's:
-        Mamba-2's own start."""
+        """Time steps log-uniform in [0.001, 0.1], A uniform in [1, 16], the convolution and its
+        bias as torch's Conv1d: the start of `workloads/architectures/mamba2.py`."""
         super().initialise(residual_scale)
         with torch.no_grad():
             bound = CONVOLUTION**-0.5
             self.conv_weight.uniform_(-bound, bound)
-            self.conv_bias.zero_()
-            low, high = math.log(1e-3), math.log(1e-1)
-            step = torch.rand(self.heads).mul_(high - low).add_(low).exp_()
-            self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
+            self.conv_bias.uniform_(-bound, bound)
+            steps = torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+            self.dt_bias.copy_(steps.expm1().log())  # softplus of it is the step
             self.log_a.uniform_(1, 16).log_()
             self.skip.fill_(1)
 
