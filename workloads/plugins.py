@@ -72,6 +72,8 @@ class Architecture:
     calls_per_token(options, device_type) -> how many small operations each token of a sequence
         waits for in the parallel form, a prediction; 0 where no loop goes over tokens.
     width_multiple(options) -> what d_model must be a multiple of.
+    heads(options) -> how many heads share d_model: the solver of widths gives each a multiple of 8
+        channels where it can, as kernels like them.
     layers(options, num_layers) -> the (name, options) of each layer's own architecture, for a stack
         of several mixers; such an architecture has no mixer of its own, and what is said per layer
         is asked of those.
@@ -97,6 +99,7 @@ class Architecture:
     kernel_class: Callable[[Any, str], str | None] = lambda options, device_type: None
     calls_per_token: Callable[[Any, str], float] = lambda options, device_type: 0.0
     width_multiple: Callable[[Any], int] = lambda options: 1
+    heads: Callable[[Any], int] = lambda options: 1
     layers: Callable[[Any, int], Sequence[tuple[str, Mapping[str, Scalar]]]] | None = None
     position: Callable[[Any], str | None] = lambda options: None
     residual: bool = True

@@ -22,6 +22,10 @@ from workloads.model import SHORT_CONV_TOKENS, ModelShape
 
 TOLERANCE = 0.02
 """How far the non-embedding parameters may lie from what was asked, relative."""
+HEAD_WIDTH = 8
+"""Of what a head's width is a multiple, where a size allows: kernels pad it to that."""
+_NARROWEST = 0.75
+"""Of the standard width, what heads of such widths may cost."""
 _PREFERRED = 0.01
 _ROUND_WIDTHS = (16, 8, 4, 2, 1)
 _Key = tuple[tuple[str, Scalar], ...]
@@ -33,8 +37,9 @@ class CannotMatch(ValueError):
 
 def shape_for(cell: Cell) -> ModelShape:
     """The model of a cell, its non-embedding parameters within 2 % of `cell.size` at exactly
-    `cell.num_layers` layers: the MLP's width moves first, then `d_model`. A `d_model` that the cell
-    fixes stays; with no size asked for (0) the MLP is then 4 times as wide.
+    `cell.num_layers` layers: the MLP's width moves first, then `d_model`, with heads a multiple of
+    8 wide where that is possible. A `d_model` that the cell fixes stays; with no size asked for (0)
+    the MLP is then 4 times as wide.
 
     Raises:
         CannotMatch: the size is too small (or the mixer too large) for that depth.
@@ -142,9 +147,10 @@ def _shape(name: str, key: _Key, size: int, num_layers: int, ends: Ends, shell: 
     switches = dict(shell)
     layers = registry.stack(name, dict(key), num_layers)
     multiple = math.lcm(*(layer.width_multiple(options) for layer, options in layers))
+    liked = math.lcm(multiple, *(HEAD_WIDTH * layer.heads(options) for layer, options in layers))
     fixed_width = switches.get("d_model")
     has_mlp = bool(switches.get("mlp", True)) and architecture.residual
-    reference = _reference_width(size, num_layers, multiple)
+    reference = _reference_width(size, num_layers, liked)
     d_model = fixed_width if isinstance(fixed_width, int) else reference
     start = ModelShape(
         architecture=name,
@@ -161,8 +167,10 @@ def _shape(name: str, key: _Key, size: int, num_layers: int, ends: Ends, shell: 
     if fixed_width is not None:
         return _with_width(start, size, [d_model])
     if has_mlp:
-        return _with_width(start, size, range(reference, 0, -math.lcm(16, multiple)))
-    return _without_mlp(start, size, multiple)
+        plain = _reference_width(size, num_layers, multiple)
+        widths = range(reference, math.ceil(_NARROWEST * plain) - 1, -math.lcm(16, liked))
+        return _with_width(start, size, [*widths, *range(plain, 0, -math.lcm(16, multiple))])
+    return _without_mlp(start, size, (math.lcm(16, liked), liked, math.lcm(16, multiple), multiple))
 
 
 def _with_width(start: ModelShape, size: int, widths: Sequence[int]) -> ModelShape:
@@ -184,11 +192,11 @@ def _with_width(start: ModelShape, size: int, widths: Sequence[int]) -> ModelSha
     raise _cannot_match(size, smallest)
 
 
-def _without_mlp(start: ModelShape, size: int, multiple: int) -> ModelShape:
-    """The d_model that alone meets the size: a multiple of 16 where one does, else of what the
-    architecture needs. Raises CannotMatch."""
+def _without_mlp(start: ModelShape, size: int, steps: Sequence[int]) -> ModelShape:
+    """The d_model that alone meets the size, a multiple of the first of `steps` with which one
+    does. Raises CannotMatch."""
     nearest: list[ModelShape] = []
-    for step in (math.lcm(16, multiple), multiple):
+    for step in steps:
         low, high = 1, 2
         while parameters(replace(start, d_model=high * step)) < size:
             low, high = high, 2 * high

@@ -101,6 +101,19 @@ def test_the_shell_alone_keeps_the_reference_width() -> None:
     assert sizing.parameters(shape) < 3_000_000
 
 
+HEADED = ["transformer", "sliding_window", "linear_attention", "gla", "kvm", "memory_caching"]
+HEADED += ["mlstm", "slstm", "delta_net", "gated_delta_net", "rwkv7"]
+
+
+@pytest.mark.parametrize("name", HEADED)
+@pytest.mark.parametrize("size", [100_000, 200_000, 1_000_000, 10_000_000, 100_000_000])
+@pytest.mark.parametrize("num_layers", [2, 4, 8])
+def test_heads_are_as_wide_as_kernels_like(name: str, size: int, num_layers: int) -> None:
+    shape = sizing.shape_for(_cell(name, size, num_layers))
+    heads = registry.load("architectures", name).options().heads
+    assert shape.d_model % (sizing.HEAD_WIDTH * heads) == 0 or shape.d_model < 64
+
+
 def test_heads_widen_what_they_must_divide() -> None:
     shape = sizing.shape_for(_cell("transformer", 1_000_000, 2, options={"heads": 24}))
     assert shape.d_model % 48 == 0

@@ -205,7 +205,7 @@ def _implementation(options: Options, device_type: str) -> str:
 
 ARCHITECTURE = Architecture(
     title="gated linear attention",
-    version=1,
+    version=2,
     options=Options,
     mixer=GatedLinearAttention,
     parameters=_parameters,
@@ -217,5 +217,6 @@ ARCHITECTURE = Architecture(
     implementation=_implementation,
     kernel_class=backends.kernel_class,
     width_multiple=lambda options: 2 * options.heads,
+    heads=lambda options: options.heads,
     family="linear attention",
 )

@@ -265,7 +265,7 @@ def _width_multiple(options: Options) -> int:
 
 ARCHITECTURE = Architecture(
     title="key-value means",
-    version=2,
+    version=3,
     options=Options,
     mixer=Kvm,
     parameters=costs.parameters,
@@ -277,6 +277,7 @@ ARCHITECTURE = Architecture(
     ),
     kernel_class=lambda options, device_type: "chunked",
     width_multiple=_width_multiple,
+    heads=lambda options: options.heads,
     position=lambda options: "rope on part of each head",
     family="memory",
 )

@@ -215,7 +215,7 @@ def _state_bytes(d_model: int, options: Options, seq_len: int, element_bytes: in
 
 ARCHITECTURE = Architecture(
     title="linear attention",
-    version=1,
+    version=2,
     options=Options,
     mixer=LinearAttention,
     parameters=lambda d_model, options: (
@@ -227,5 +227,6 @@ ARCHITECTURE = Architecture(
     implementation=_implementation,
     kernel_class=backends.kernel_class,
     width_multiple=lambda options: options.heads,
+    heads=lambda options: options.heads,
     family="linear attention",
 )

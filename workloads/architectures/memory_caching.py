@@ -178,5 +178,6 @@ ARCHITECTURE = Architecture(
         recurrent.LOOP_CALLS if options.base == "gru" and device_type == "cpu" else 0.0
     ),
     width_multiple=_width_multiple,
+    heads=_width_multiple,
     family="memory",
 )

@@ -133,7 +133,7 @@ def _implementation(options: Options, device_type: str) -> str:
 
 ARCHITECTURE = Architecture(
     title="sliding window attention",
-    version=1,
+    version=2,
     options=Options,
     mixer=WindowAttention,
     parameters=attention.parameters,
@@ -143,6 +143,7 @@ ARCHITECTURE = Architecture(
     implementation=_implementation,
     kernel_class=lambda options, device_type: "fused",
     width_multiple=attention.width_multiple,
+    heads=lambda options: options.heads,
     position=lambda options: str(options.position),
     family="attention",
 )

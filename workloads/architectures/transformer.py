@@ -144,7 +144,7 @@ def _implementation(options: Options, device_type: str) -> str:
 
 ARCHITECTURE = Architecture(
     title="transformer",
-    version=1,
+    version=2,
     options=Options,
     mixer=Attention,
     parameters=attention.parameters,
@@ -156,6 +156,7 @@ ARCHITECTURE = Architecture(
         "fused" if options.attention == "fused" else "materialised"
     ),
     width_multiple=attention.width_multiple,
+    heads=lambda options: options.heads,
     position=lambda options: str(options.position),
     family="attention",
     code_options=("attention",),
