@@ -3,6 +3,7 @@ chose. Plain values, so that tables, figures and the certificate can be made fro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -49,11 +50,25 @@ class Search:
     trials: tuple[Trial, ...]
     chosen: Setting | None = None
     fitted: bool = False
-    """The chosen rate is the vertex of a parabola through the last trials, not one of them."""
+    """The chosen rate is the vertex of a parabola fitted to the last trials, not one of them."""
     at_edge: Edge | None = None
     """The best rate lies at this end of the range, also after that was widened."""
     widened: bool = False
     is_check: bool = False
+
+    @property
+    def better_beside(self) -> Literal["half", "double"] | None:
+        """Of a check, whose trials are half the rate, the rate and its double: which of the two
+        is the best of the three. None where the rate is, or nothing has a value."""
+        if not self.is_check or len(self.trials) != 3:
+            return None
+        sign = 1.0 if self.better == "smaller" else -1.0
+        half, rate, double = (
+            math.inf if trial.value is None else sign * trial.value for trial in self.trials
+        )
+        if rate <= min(half, double):
+            return None
+        return "half" if half <= double else "double"
 
     @property
     def tokens(self) -> int:

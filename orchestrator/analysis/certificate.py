@@ -222,18 +222,22 @@ def _budget(of: _Compared) -> tuple[bool | None, str] | None:
 
 
 def _inside(of: _Compared) -> tuple[bool | None, str] | None:
-    ends = [
-        (side.label, search) for side in of.sides for search in side.searches if not search.is_check
-    ]
+    searched = [(side.label, search) for side in of.sides for search in side.searches]
+    ends = [(label, search) for label, search in searched if not search.is_check]
     if of.block.kind != "train" or not ends:
         return None
-    if any(search.chosen is None for _, search in ends):
+    if any(search.chosen is None for _, search in searched):
         return None, "not found yet, or nothing could be trained"
     beyond = [
         f"{label} at {quantities.count(search.seq_len)}: {search.chosen['learning_rate']:g} lies"
         f" at the {search.at_edge} end of {search.low:g} to {search.high:g}"
         for label, search in ends
         if search.at_edge is not None and search.chosen is not None
+    ]
+    beyond += [
+        f"{label}: the {search.better_beside} is best at {quantities.count(search.seq_len)}"
+        for label, search in searched
+        if search.better_beside is not None
     ]
     if beyond:
         return False, "; ".join(beyond)

@@ -1,8 +1,10 @@
-"""Tuning: what each trial reached over its learning rate, and the best so far over the trials."""
+"""Tuning: what each trial reached over its learning rate, and the best so far over the trials of a
+rung: after other tokens another loss is to be expected, so that each rung starts anew."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +35,8 @@ def draw(tables: Tables) -> Iterator[Drawing]:
         caption = (
             f"Tuning at {size(parameters)} parameters: {metric.replace('_', ' ')} of each trial "
             "over its learning rate (a larger marker is a longer trial, the dotted line what was "
-            "chosen), and the best so far over the trials. The worst quarter may be out of sight."
+            "chosen), and the best so far over the trials, anew for each number of tokens. The "
+            "worst quarter may be out of sight."
         )
         yield Drawing(name, caption, _figure(tables, rows, looks))
 
@@ -53,8 +56,9 @@ def _figure(tables: Tables, rows: list[Row], looks: dict[str, style.Look]) -> Fi
             axes.set_ylabel("" if unit == "1" else unit, color=style.GREY)
         _slice(panels[2 * place], mine, looks)
         sheet.heading(panels[2 * place], f"{words} and learning rate" if not place else "", where)
-        _history(panels[2 * place + 1], mine, looks)
-        sheet.heading(panels[2 * place + 1], "", f"best so far, {where}")
+        _history(panels[2 * place + 1], mine, looks, tables.sweep.token_unit)
+        told = f"best so far after equally many {tables.sweep.token_unit}, {where}"
+        sheet.heading(panels[2 * place + 1], "", told)
     margin.key(panels[0], [label for label in looks if label in present], looks)
     return figure
 
@@ -88,21 +92,48 @@ def _slice(axes: Axes, rows: list[Row], looks: dict[str, style.Look]) -> None:
     axes.set_xlabel("learning rate")
 
 
-def _history(axes: Axes, rows: list[Row], looks: dict[str, style.Look]) -> None:
+def _history(axes: Axes, rows: list[Row], looks: dict[str, style.Look], unit: str) -> None:
     better = min if rows[0]["better"] == "smaller" else max
     last = max(row["trial"] for row in rows)
-    for label, look in looks.items():
-        mine = sorted((r for r in rows if r["label"] == label), key=lambda row: row["trial"])
-        best = [better(r["value"] for r in mine[: i + 1]) for i in range(len(mine))]
-        axes.plot(
-            [row["trial"] for row in mine],
-            best,
-            **{**look.plain(), "marker": ""},
-            drawstyle="steps-post",
-        )
     axes.set_xlim(0.5, last + 0.5)
+    for tokens in sorted({row["tokens"] for row in rows}):
+        rung = [row for row in rows if row["tokens"] == tokens]
+        start, end = (of(row["trial"] for row in rung) for of in (min, max))
+        for label, look in looks.items():
+            mine = sorted((r for r in rung if r["label"] == label), key=lambda row: row["trial"])
+            if not mine:
+                continue
+            best = list(accumulate((row["value"] for row in mine), better))
+            axes.plot(
+                # On to the rung's end: of a single trial, too, a line is seen.
+                [*(row["trial"] for row in mine), end + 0.4],
+                [*best, best[-1]],
+                **{**look.plain(), "marker": ""},
+                drawstyle="steps-post",
+            )
+        if start > 1:
+            axes.axvline(start - 0.3, color=style.STRIP, linewidth=0.8, zorder=0.5)
+        _tell(axes, (start - 0.3, end + 0.4), f"{count(tokens)} {unit} each", better is min)
     axes.xaxis.set_major_locator(FixedLocator([*range(1, last + 1, -(-last // 12))]))
     axes.set_xlabel("trials")
+
+
+def _tell(axes: Axes, between: tuple[float, float], words: str, falling: bool) -> None:
+    """In the corner that lines leave free as they fall or rise, where there is room."""
+    low, high = axes.get_xlim()
+    inches = axes.bbox.width / axes.figure.dpi * (between[1] - between[0]) / (high - low)
+    if inches > 0.065 * len(words):
+        axes.annotate(
+            words,
+            (between[1], float(falling)),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, -2 if falling else 2),
+            textcoords="offset points",
+            ha="right",
+            va="top" if falling else "bottom",
+            color=style.GREY,
+            fontsize=7.5,
+        )
 
 
 PLOT = Plot(needs=("tuning",), draw=draw)

@@ -34,7 +34,7 @@ def tuned(
     lengths = sorted({cell.seq_len for cell in templates})
     ends = dict.fromkeys((lengths[0], lengths[-1]))
     studies = {
-        point(cell): Study(cell, concerning(cell, asked), tried)
+        point(cell): Study(cell, concerning(cell, asked), tried, beside=len(asked.space) - 1)
         for cell in templates
         if cell.seq_len in ends
     }

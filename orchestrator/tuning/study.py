@@ -12,33 +12,50 @@ from workloads.cell import Cell
 
 LAST_RUNG = 4
 """Trials at the tokens asked for, at least: what a parabola needs, and one more."""
+RANGE = 3
+"""Trials evenly over the range, at least: its ends and one between."""
 EDGE = 0.05
 """An optimum this close to an end of the range, in parts of its logarithm, lies at the end."""
 
 
-def rungs(trials: int, tokens: int) -> list[tuple[int, int]]:
-    """(trials, tokens of each) of every rung, the last of which has the tokens asked for."""
+def last_rung(trials: int, beside: int) -> int:
+    """How few trials halving may leave: where it can, as many as a fit needs with so many settings
+    beside the rate."""
+    fit = LAST_RUNG + beside
+    return fit if trials // 2 >= fit else LAST_RUNG
+
+
+def rungs(trials: int, tokens: int, last: int = LAST_RUNG) -> list[tuple[int, int]]:
+    """(trials, tokens of each) of every rung, down to no fewer than `last` trials, which have the
+    tokens asked for."""
     sizes = [trials]
-    while sizes[-1] // 2 >= LAST_RUNG:
+    while sizes[-1] // 2 >= last:
         sizes.append(sizes[-1] // 2)
     halvings = range(len(sizes) - 1, -1, -1)
     return [(size, max(1, tokens >> n)) for size, n in zip(sizes, halvings, strict=True)]
 
 
 class Study(Trials):
-    """The search at one end of the lengths."""
+    """The search at one end of the lengths. `beside`: so many settings beside the rate does the
+    file name, of which a label has all or fewer."""
 
-    def __init__(self, template: Cell, asked: Asked, tried: Tried) -> None:
-        super().__init__(template, asked, tried, "search")
+    def __init__(self, template: Cell, asked: Asked, tried: Tried, beside: int) -> None:
+        last = last_rung(asked.trials, beside)
+        # Other rungs are another search: a number would stand for a trial of other tokens.
+        purpose = "search" if last == LAST_RUNG else f"search down to {last}"
+        super().__init__(template, asked, tried, purpose)
+        self._rungs = rungs(asked.trials, asked.tokens, last)
+        self._fit_needs = LAST_RUNG + beside
         self._space: dict[str, Range] = dict(asked.space)
         self._last: list[Trial] = []
         self._widened = False
 
     def explore(self) -> None:
         """Range, sampler, halving: steps 1 to 3."""
-        (count, tokens), *later = rungs(self._asked.trials, self._asked.tokens)
-        first = self.add("range", tokens, spread(self._space, max(LAST_RUNG, count // 2)))
-        self._last = first + self.add("sampler", tokens, self._sampled(count - len(first)))
+        (count, tokens), *later = self._rungs
+        first = self.add("range", tokens, spread(self._space, max(RANGE, count // 2)))
+        asked = self._sampled(count - len(first), tokens)
+        self._last = first + self.add("sampler", tokens, asked)
         for count, tokens in later:
             best: list[Setting | None] = [None] * count
             if self.is_over:
@@ -61,9 +78,11 @@ class Study(Trials):
 
     def widen(self) -> None:
         """Step 4's trials more: beyond the end of the range, or where the sampler asks within."""
-        edge, count = self.edge, self._asked.trials // 2
-        settings: Sequence[Setting | None] = self._sampled(count)
-        if edge is not None:
+        edge, count, tokens = self.edge, self._asked.trials // 2, self._asked.tokens
+        settings: Sequence[Setting | None]
+        if edge is None:
+            settings = self._sampled(count, tokens)
+        else:
             self._widened = True
             low, high = self._space[RATE]
             further = math.sqrt(high / low)
@@ -71,7 +90,7 @@ class Study(Trials):
             self._space[RATE] = (min(low, beyond[0]), max(high, beyond[1]))
             within = spread({**self._space, RATE: beyond}, count + 1)
             settings = within[:-1] if edge == "low" else within[1:]
-        self._last = self._last + self.add("widened", self._asked.tokens, settings)
+        self._last = self._last + self.add("widened", tokens, settings)
 
     def setting(self) -> Setting | None:
         """The optimum; None where no trial has a value."""
@@ -93,15 +112,18 @@ class Study(Trials):
         )
 
     def _fitted(self) -> float | None:
-        # With more than the rate in the space, points differ in more than their rate.
-        return self.vertex(self._last) if set(self._space) == {RATE} else None
+        # By the trials planned, not by those with a value: equal for all labels.
+        if len(self._last) < self._fit_needs:
+            return None
+        return self.vertex(self._last, beside=sorted(set(self._space) - {RATE}))
 
-    def _sampled(self, count: int) -> Sequence[Setting | None]:
-        """What Optuna's sampler asks for, told of every trial so far, as one batch; nothing where
-        it is not known yet, or on record already."""
+    def _sampled(self, count: int, tokens: int) -> Sequence[Setting | None]:
+        """What Optuna's sampler asks for at so many tokens, as one batch; nothing where it is not
+        known yet, or on record already."""
         if not self.is_over or self.on_record(count):
             return [None] * count
-        costs = [self.cost(trial) for trial in self.trials]
+        trials = self._tellable(tokens)
+        costs = [self.cost(trial) for trial in trials]
         finite = [cost for cost in costs if math.isfinite(cost)]
         if not finite:
             return spread(self._space, count, shift=0.5)
@@ -109,6 +131,13 @@ class Study(Trials):
         worst = max(finite) + (max(finite) - min(finite) or 1.0)
         told = [
             (self.setting_of(trial), cost if math.isfinite(cost) else worst)
-            for trial, cost in zip(self.trials, costs, strict=True)
+            for trial, cost in zip(trials, costs, strict=True)
         ]
         return ask(self._space, told, count, seed=int(self.id, 16) % 2**32)
+
+    def _tellable(self, tokens: int) -> list[Trial]:
+        """The trials of so many tokens, or of the first rung where none of those has a value; and
+        whatever has none: what diverges after some tokens is no better after others."""
+        valued = {trial.cell.tokens for trial in self.trials if trial.value is not None}
+        told = tokens if tokens in valued else self._rungs[0][1]
+        return [t for t in self.trials if t.value is None or t.cell.tokens == told]

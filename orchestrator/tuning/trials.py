@@ -157,16 +157,21 @@ class Trials:
             (trial for trial in trials if trial.value is not None), key=self.cost, default=None
         )
 
-    def vertex(self, trials: Sequence[Trial]) -> float | None:
-        """The rate at the bottom of a parabola through cost over log rate; None where the points
-        do not lie on one that opens upwards, or its bottom lies outside of them."""
-        points = [(math.log(t.cell.learning_rate or 1.0), self.cost(t)) for t in trials]
-        points = [point for point in points if math.isfinite(point[1])]
-        if len({round(x, 6) for x, _ in points}) < 3:
+    def vertex(self, trials: Sequence[Trial], beside: Sequence[str] = ()) -> float | None:
+        """The rate at the bottom of a parabola through cost over log rate, once the settings
+        `beside` it have had a linear term each in their logarithm; None where the trials with a
+        value do not determine it, it opens downwards, or its bottom lies outside of them."""
+        known = [trial for trial in trials if trial.value is not None]
+        x = np.array([math.log(trial.cell.learning_rate or 1.0) for trial in known])
+        if len(set(x.round(6))) < 3:
             return None
-        x, y = np.array(points).T
-        bend, slope, _ = np.polyfit(x - x.mean(), y, 2)
-        if bend <= 0:
+        away = x - x.mean()
+        settings = [self.setting_of(trial) for trial in known]
+        logs = [np.log([setting[name] for setting in settings]) for name in beside]
+        terms = np.stack([away**2, away, np.ones_like(x), *(z - z.mean() for z in logs)], axis=1)
+        costs = [self.cost(trial) for trial in known]
+        (bend, slope, *_), _, rank, _ = np.linalg.lstsq(terms, costs, rcond=None)
+        if rank < terms.shape[1] or bend <= 0:
             return None
         bottom = float(x.mean() - slope / (2 * bend))
         return math.exp(bottom) if x.min() <= bottom <= x.max() else None

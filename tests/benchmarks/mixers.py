@@ -7,14 +7,20 @@ the context, in inference mode. A figure of a round is the fastest call in it; f
 back and forth. A ratio is the rival's time over ours (1.20x: ours is faster): of the fastest
 rounds, in brackets of the median rounds. Before the timing outputs and gradients are compared.
 
-The share of the ceiling is the layer's declared FLOPs, three times forward, over its training
-step's time, of the rate that torch's product of two 1024 x 1024 matrices has reached so far; it is
-measured in every round. A library with its own matrix products (oneDNN in nn.LSTM) can be above it.
+Shares are of two ceilings, each measured in every round: of the best that it has reached so far.
+gemm: the layer's declared FLOPs, three times forward, over its training step's time, of the rate of
+torch's product of two 1024 x 1024 matrices. A library with its own matrix products (oneDNN in
+nn.LSTM) can be above it. copy: the bytes of the layer's weights and of its declared decoding states
+over a decoding step's time, of the rate (read and written) of a copy much larger than any cache. A
+layer that stays in a cache, as one so narrow may, can be above it.
+
+Where an architecture has several rivals, the headline is of the best in each case: the least ratio.
 
     python -m tests.benchmarks.mixers [--contexts 128 256 512 1024] [--rounds 5] [--only NAME ...]
 
-The libraries are those of the `dev` extra, and fla: `pip install --no-deps fla-core`, or into a
-folder of its own (`--target FOLDER`) with FLA_FOLDER=FOLDER/fla.
+The libraries are those of the `dev` extra, and two that ask for Triton, which their plain forms do
+without. fla: `pip install --no-deps fla-core`, or into a folder of its own (`--target FOLDER`) with
+FLA_FOLDER=FOLDER/fla. flashrnn: `pip install --no-deps flashrnn==1.0.8`, or a folder in PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -55,6 +61,7 @@ TURNS = 4
 """Parts of a round, in each of which every form has its turn: what else runs here meets all."""
 TOLERANCE = 1e-3
 GEMM, GEMM_SECONDS = 1024, 0.05
+COPY_BYTES, COPY_SECONDS = 64 << 20, 0.1
 
 Sample = Callable[[], float]
 """Runs a form once; the seconds of it."""
@@ -80,6 +87,18 @@ class Form:
             start = time.perf_counter()
             self.rounds[-1] = min(self.rounds[-1], self.sample())
             self.spent += time.perf_counter() - start
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What the machine does at best: `work` (FLOPs or bytes) in a call of the form."""
+
+    form: Form
+    work: float
+
+    def rate(self) -> float:
+        """The best of all rounds so far, a second."""
+        return self.work / min(self.form.rounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +179,11 @@ def difference(ours: list[Tensor], rivals: list[Tensor]) -> str:
 class Contest:
     """One architecture at one context: its layer's forms, and each rival's beside ours."""
 
-    def __init__(self, layer: Layer, rivals: Sequence[Rival], context: int) -> None:
+    def __init__(
+        self, layer: Layer, rivals: Sequence[Rival], context: int, ceilings: Sequence[Ceiling]
+    ) -> None:
         self.notes: dict[str, str] = {}
-        self.product = product_form()
+        self.ceilings = [ceiling.form for ceiling in ceilings]
         self.found: dict[tuple[str, str], Versus] = {}
         x = layer.inputs(BATCH, context)
         parameters = list(layer.mixer.parameters())
@@ -208,7 +229,7 @@ class Contest:
     def time(self, rounds: int) -> None:
         """Every form in turn, `rounds` times, back and forth."""
         pairs = itertools.chain.from_iterable((v.ours, v.rival) for v in self.found.values())
-        forms = {id(form): form for form in (self.product, *self.layer.values(), *pairs)}
+        forms = {id(form): form for form in (*self.ceilings, *self.layer.values(), *pairs)}
         order = list(forms.values())
         gc.collect()
         gc.disable()
@@ -224,16 +245,26 @@ class Contest:
             gc.enable()
 
 
-def product_form() -> Form:
-    """The product whose rate is the ceiling."""
+def product_ceiling() -> Ceiling:
     a, b, out = torch.randn(3, GEMM, GEMM)
+    return ceiling(lambda: torch.mm(a, b, out=out), GEMM_SECONDS, 2 * GEMM**3)
+
+
+def copy_ceiling() -> Ceiling:
+    source = torch.zeros(COPY_BYTES // 4)
+    target = torch.empty_like(source)
+    return ceiling(lambda: target.copy_(source), COPY_SECONDS, 2 * COPY_BYTES)
+
+
+def ceiling(function: Callable[[], object], seconds: float, work: float) -> Ceiling:
+    """With a first round of its own, so that it has a rate from the start."""
 
     def sample() -> float:
         start = time.perf_counter()
-        torch.mm(a, b, out=out)
+        function()
         return time.perf_counter() - start
 
-    return Form(sample, GEMM_SECONDS)
+    return Ceiling(Form(sample, seconds, [min(sample() for _ in range(20))]), work)
 
 
 def built(architecture: Architecture) -> Layer:
@@ -250,16 +281,37 @@ def built(architecture: Architecture) -> Layer:
 
 WORKS = ("training", *(f"decode {batch}" for batch in DECODED))
 HEADER = (
-    f"{'architecture':<17}{'rival':<19}{'T':>5} | {'layer':>8} {'ceiling':>7}"
-    f" | {'training: ours':>15} {'rival':>8} {'ratio':>16}"
+    f"{'architecture':<17}{'rival':<19}{'T':>5} | {'layer':>8} {'gemm':>6}"
+    + "".join(f" {f'copy B{batch}':>8}" for batch in DECODED)
+    + f" | {'training: ours':>15} {'rival':>8} {'ratio':>16}"
     + "".join(f" | {f'decode B{batch}: ours':>15} {'rival':>7} {'ratio':>16}" for batch in DECODED)
 )
 
 
-def row(
-    name: str, rival: str, context: int, share: float, contest: Contest, milliseconds: float
-) -> str:
-    text = f"{name:<17}{rival:<19}{context:>5} | {milliseconds:>8.2f} {share:>7.0%}"
+def shares(
+    architecture: Architecture,
+    layer: Layer,
+    context: int,
+    contest: Contest,
+    product: Ceiling,
+    copied: Ceiling,
+) -> list[float]:
+    """The layer's own, for each of WORKS: of the product in training, of the copy in decoding."""
+    seconds = {work: min(form.rounds) for work, form in contest.layer.items()}
+    forward = architecture.flops_per_token(WIDTH, layer.options, context)
+    found = [3 * forward * BATCH * context / seconds["training"] / product.rate()]
+    weights = sum(p.numel() * p.element_size() for p in layer.mixer.parameters())
+    state = architecture.state_bytes(WIDTH, layer.options, context, 4)
+    for batch in DECODED:
+        found.append((weights + state * batch) / seconds[f"decode {batch}"] / copied.rate())
+    return found
+
+
+def row(name: str, rival: str, context: int, shares: Sequence[float], contest: Contest) -> str:
+    milliseconds = min(contest.layer["training"].rounds) * 1e3
+    training, *decoding = shares
+    text = f"{name:<17}{rival:<19}{context:>5} | {milliseconds:>8.2f} {training:>6.0%}"
+    text += "".join(f" {share:>8.0%}" for share in decoding)
     for work in WORKS:
         versus, digits = contest.found.get((rival, work)), 2 if work == "training" else 3
         wide = 8 if work == "training" else 7
@@ -276,8 +328,7 @@ def row(
 def compare(names: Sequence[str], contexts: Sequence[int], rounds: int) -> tuple[list[Result], int]:
     """Prints the table; every ratio, and how many rows failed or differ."""
     results, bad = [], 0
-    product = product_form()
-    rate = 2 * GEMM**3 / min(product.sample() for _ in range(20))
+    product, copied = product_ceiling(), copy_ceiling()
     print(HEADER, "  (milliseconds)", flush=True)
     for name in names:
         architecture = registry.load("architectures", name)
@@ -286,14 +337,11 @@ def compare(names: Sequence[str], contexts: Sequence[int], rounds: int) -> tuple
             print(f"# {name}, {rival.name}: {rival.compared}")
         for context in contexts:
             layer = built(architecture)
-            contest = Contest(layer, rivals, context)
+            contest = Contest(layer, rivals, context, (product, copied))
             contest.time(rounds)
-            rate = max(rate, 2 * GEMM**3 / min(contest.product.rounds))
-            seconds = min(contest.layer["training"].rounds)
-            forward = architecture.flops_per_token(WIDTH, layer.options, context)
-            share = 3 * forward * BATCH * context / seconds / rate
+            reached = shares(architecture, layer, context, contest, product, copied)
             for label in [rival.name for rival in rivals] or ["none"]:
-                print(row(name, label, context, share, contest, seconds * 1e3), flush=True)
+                print(row(name, label, context, reached, contest), flush=True)
                 if note := contest.notes.get(label):
                     print(f"  ! {name}, {label}: {note}")
                     bad += note.startswith("failed")
@@ -304,24 +352,37 @@ def compare(names: Sequence[str], contexts: Sequence[int], rounds: int) -> tuple
                 results.append(
                     Result(name, label, context, work, versus.ratio(), versus.median_ratio())
                 )
-    print(f"measured ceiling: {rate / 1e9:.1f} GFLOP/s, float32, one thread")
+    print(
+        f"measured ceilings, float32, one thread: gemm {product.rate() / 1e9:.1f} GFLOP/s, "
+        f"copy {copied.rate() / 1e9:.1f} GB/s"
+    )
     return results, bad
 
 
+def best_rivals(results: Sequence[Result]) -> list[Result]:
+    """Of each architecture, context and work the rival that is fastest beside ours."""
+    best: dict[tuple[str, int, str], Result] = {}
+    for result in results:
+        key = result.architecture, result.context, result.work
+        best[key] = min(best.get(key, result), result, key=lambda r: r.ratio)
+    return list(best.values())
+
+
 def summarise(results: Sequence[Result]) -> None:
-    print("geometric means of rival / ours (in brackets of the medians):")
+    print("geometric means of rival / ours (in brackets of the medians), the best rival's each:")
     for work in WORKS:
         some = [r for r in results if r.work == work]
-        if some:
-            mean = statistics.geometric_mean(r.ratio for r in some)
-            median = statistics.geometric_mean(r.median for r in some)
-            print(f"  {work:<10} {mean:.2f}x ({median:.2f}x) of {len(some)} rows")
+        best = best_rivals(some)
+        if best:
+            mean = statistics.geometric_mean(r.ratio for r in best)
+            median = statistics.geometric_mean(r.median for r in best)
+            print(f"  {work:<10} {mean:.2f}x ({median:.2f}x) of {len(best)} cases")
             for name in sorted({(r.architecture, r.rival) for r in some}):
                 own = [r.ratio for r in some if (r.architecture, r.rival) == name]
                 print(f"    {name[0]:<17}{name[1]:<19} {statistics.geometric_mean(own):.2f}x")
-    misses = [r for r in results if r.ratio < 1]
-    print(f"slower than the rival: {len(misses)} of {len(results)}")
-    for r in sorted(misses, key=lambda r: r.ratio):
+    cases = best_rivals(results)
+    print(f"slower than the best rival: {sum(r.ratio < 1 for r in cases)} of {len(cases)} cases")
+    for r in sorted((r for r in results if r.ratio < 1), key=lambda r: r.ratio):
         where = f"{r.architecture}, {r.rival}, T {r.context}, {r.work}"
         print(f"  {where}: {r.ratio:.2f}x ({r.median:.2f}x)")
 

@@ -22,6 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.workloads.oracles.flashrnn_package import (
+    flashrnn_gates,
+    flashrnn_recurrent,
+    flashrnn_slstm,
+)
 from tests.workloads.oracles.mambapy_scans import mamba_block
 from tests.workloads.oracles.memory_caching_package import memory_caching
 from tests.workloads.oracles.min_gru_pytorch import min_gru
@@ -185,6 +190,20 @@ def _rnn_decoding(kind: str, layer: Layer, batch: int, context: int) -> Decoding
     def step(x: Tensor, state: Any) -> tuple[Tensor, Any]:
         output, state = rnn(x[:, None], state)
         return output[:, 0], state
+
+    return Decoding(tokens=layer.tokens(batch), rival=Decoder(state, step))
+
+
+def _cell_decoding(kind: str, layer: Layer, batch: int, context: int) -> Decoding:
+    cell: nn.RNNCellBase = getattr(nn, f"{kind}Cell")(WIDTH, WIDTH)
+    weights = cast(Any, layer.mixer).rnn.state_dict()
+    cell.load_state_dict({name.removesuffix("_l0"): x for name, x in weights.items()})
+    start = layer.after(batch, context)
+    state = (start.hidden, start.cell) if kind == "LSTM" else start.hidden
+
+    def step(x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        state = cell(x, state)
+        return state[0] if kind == "LSTM" else state, state
 
     return Decoding(tokens=layer.tokens(batch), rival=Decoder(state, step))
 
@@ -397,9 +416,16 @@ def _slstm_step(
     return h, (h, c, n, m)
 
 
-def _slstm_training(layer: Layer, length: int) -> Training:
-    x, recurrent = _drawn((BATCH, length, HEADS, 4, HEAD), (HEADS, HEAD, 4 * HEAD))
+def _slstm_sequence(x: Tensor, recurrent: Tensor) -> Tensor:
+    return slstm.slstm(x, recurrent, forget="sigmoid")[0]
 
+
+def _slstm_leaves(length: int) -> tuple[Tensor, Tensor]:
+    x, recurrent = _drawn((BATCH, length, HEADS, 4, HEAD), (HEADS, HEAD, 4 * HEAD))
+    return x, recurrent * HEAD**-0.5
+
+
+def _slstm_training(layer: Layer, length: int) -> Training:
     def rival(x: Tensor, recurrent: Tensor) -> Tensor:
         state: tuple[Tensor, ...] = (torch.zeros(BATCH, HEADS, HEAD),) * 4
         outputs = []
@@ -408,21 +434,25 @@ def _slstm_training(layer: Layer, length: int) -> Training:
             outputs.append(h)
         return torch.stack(outputs, 1)
 
-    return Training(
-        leaves=(x, recurrent * HEAD**-0.5),
-        rival=rival,
-        ours=lambda x, recurrent: slstm.slstm(x, recurrent, forget="sigmoid")[0],
-    )
+    return Training(leaves=_slstm_leaves(length), rival=rival, ours=_slstm_sequence)
 
 
-def _slstm_decoding(layer: Layer, batch: int, context: int) -> Decoding:
+def _slstm_tokens(batch: int) -> tuple[Tensor, Tensor, slstm.Cell]:
+    """Inputs of the steps, (B, STEPS, H, 4, D), the recurrent matrix, and a state before them."""
     x, recurrent, h, c = _drawn(
         (batch, STEPS, HEADS, 4, HEAD),
         (HEADS, HEAD, 4 * HEAD),
         *[(batch, HEADS, HEAD)] * 2,
     )
-    recurrent = recurrent * HEAD**-0.5
-    start = slstm.Cell(h, c, torch.ones_like(c), torch.zeros_like(c))
+    return (
+        x,
+        recurrent * HEAD**-0.5,
+        slstm.Cell(h, c, torch.ones_like(c), torch.zeros_like(c)),
+    )
+
+
+def _slstm_decoding(layer: Layer, batch: int, context: int) -> Decoding:
+    x, recurrent, start = _slstm_tokens(batch)
     return Decoding(
         tokens=_steps(x),
         rival=Decoder(tuple(start), lambda x, state: _slstm_step(x, recurrent, state)),
@@ -430,6 +460,36 @@ def _slstm_decoding(layer: Layer, batch: int, context: int) -> Decoding:
             start,
             lambda x, state: slstm.slstm_step(x, recurrent, forget="sigmoid", state=state),
         ),
+    )
+
+
+def _flashrnn_training(backend: str, layer: Layer, length: int) -> Training:
+    cell, bias = flashrnn_slstm(backend), torch.zeros(4, HEADS, HEAD)
+
+    def rival(x: Tensor, recurrent: Tensor) -> Tensor:
+        gates = flashrnn_gates(x), flashrnn_recurrent(recurrent)
+        return cast(Tensor, cell(*gates, bias, None)[0][0])
+
+    return Training(leaves=_slstm_leaves(length), rival=rival, ours=_slstm_sequence)
+
+
+def _flashrnn_decoding(backend: str, layer: Layer, batch: int, context: int) -> Decoding:
+    """Each token in our layout and in the package's."""
+    cell, bias = flashrnn_slstm(backend), torch.zeros(4, HEADS, HEAD)
+    x, recurrent, start = _slstm_tokens(batch)
+    theirs = flashrnn_recurrent(recurrent)
+
+    def rival(_: Tensor, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        states, last = cell(gates[:, None], theirs, bias, state)
+        return states[0, :, 0], last
+
+    def ours(x: Tensor, _: Tensor, state: slstm.Cell) -> tuple[Tensor, slstm.Cell]:
+        return slstm.slstm_step(x, recurrent, forget="sigmoid", state=state)
+
+    return Decoding(
+        tokens=_steps(x, flashrnn_gates(x)),
+        rival=Decoder(torch.stack(start).unsqueeze(2), rival),
+        ours=Decoder(start, ours),
     )
 
 
@@ -664,17 +724,29 @@ RIVALS: dict[str, tuple[Rival, ...]] = {
     "lstm": (
         Rival(
             "nn.LSTM",
-            "module against module, same weights; decode: the module at T = 1",
+            "module against module, same weights; decode: the module at T = 1, which repacks them",
             partial(_rnn_training, "LSTM"),
             partial(_rnn_decoding, "LSTM"),
+        ),
+        Rival(
+            "nn.LSTMCell",
+            "decoding alone: module against module, same weights",
+            None,
+            partial(_cell_decoding, "LSTM"),
         ),
     ),
     "gru": (
         Rival(
             "nn.GRU",
-            "module against module, same weights; decode: the module at T = 1",
+            "module against module, same weights; decode: the module at T = 1, which repacks them",
             partial(_rnn_training, "GRU"),
             partial(_rnn_decoding, "GRU"),
+        ),
+        Rival(
+            "nn.GRUCell",
+            "decoding alone: module against module, same weights",
+            None,
+            partial(_cell_decoding, "GRU"),
         ),
     ),
     "transformer": (
@@ -741,6 +813,19 @@ RIVALS: dict[str, tuple[Rival, ...]] = {
             "op against op: torch ops and autograd in a loop over tokens, as xLSTM's plain form",
             _slstm_training,
             _slstm_decoding,
+        ),
+        Rival(
+            "flashrnn by hand",
+            "op against op (backend vanilla_fwbw: plain torch, backward by hand); decode: the same "
+            "at T = 1",
+            partial(_flashrnn_training, "vanilla_fwbw"),
+            partial(_flashrnn_decoding, "vanilla_fwbw"),
+        ),
+        Rival(
+            "flashrnn autograd",
+            "op against op (backend vanilla); decode: the same at T = 1",
+            partial(_flashrnn_training, "vanilla"),
+            partial(_flashrnn_decoding, "vanilla"),
         ),
     ),
     "gated_delta_net": (

@@ -18,13 +18,16 @@ from hypothesis import strategies as st
 from orchestrator.answers import Answers
 from orchestrator.plan import Plan
 from orchestrator.planning import planned
+from orchestrator.plots import plot
 from orchestrator.provenance import Envelope
-from orchestrator.search import Search
+from orchestrator.search import Search, Setting
 from orchestrator.spec import LoadedSpec
 from orchestrator.spec.load import validated
 from orchestrator.spec.strict_yaml import parse
-from orchestrator.tuning import sampler
+from orchestrator.tuning import sampler, study
+from orchestrator.tuning.sampler import Space
 from orchestrator.tuning.study import rungs
+from tests.orchestrator.made_tables import Metric, tables
 from tests.simulated_world import ENVIRONMENT, enveloped
 from workloads.cell import Cell
 from workloads.measurement import Measurement
@@ -63,18 +66,23 @@ def sweep(
 @dataclass(kw_only=True)
 class Landscape:
     """Loss over rate: a parabola over the logarithm around the best rate of each label, which
-    shifts with each octave of length; from some rate on training diverges."""
+    shifts with each octave of length, and lies elsewhere at some; a slope over the logarithm of
+    other settings; from some rate on training diverges."""
 
     best: dict[str, float]
     shift: float = 1.0
+    elsewhere: dict[int, float] = field(default_factory=dict)
+    slopes: dict[str, float] = field(default_factory=dict)
     bend: float = 0.05
     noise: float = 0.001
     diverges_from: float = math.inf
     unsupported: tuple[str, ...] = ()
+    most_tokens: dict[str, int] = field(default_factory=dict)
     records: list[Envelope] = field(default_factory=list)
 
     def optimum(self, label: str, seq_len: int) -> float:
-        return self.best[label] * self.shift ** math.log2(seq_len / 128)
+        shifted = self.shift ** math.log2(seq_len / 128)
+        return self.best[label] * shifted * self.elsewhere.get(seq_len, 1.0)
 
     def answer(self, cells: Iterable[Cell]) -> None:
         pairs = [(cell, self._record(cell)) for cell in cells]
@@ -97,9 +105,17 @@ class Landscape:
             return Measurement(**facts, reason="unsupported", detail="not here")
         if cell.learning_rate >= self.diverges_from:
             return Measurement(**facts, reason="diverged", detail="not finite")
+        if cell.tokens > self.most_tokens.get(cell.label, cell.tokens):
+            return Measurement(**facts, reason="timeout", detail="too long")
         away = math.log(cell.learning_rate / self.optimum(cell.label, cell.seq_len))
         chance = np.random.default_rng(int(cell.id[:15], 16)).normal(0, self.noise)
-        value = 2.0 + 1e5 / cell.tokens + self.bend * away**2 + chance
+        known = {**cell.optimiser, **cell.options}
+        slopes = sum(
+            slope * math.log(float(str(known[name])))
+            for name, slope in self.slopes.items()
+            if name in known
+        )
+        value = 2.0 + 1e5 / cell.tokens + self.bend * away**2 + slopes + chance
         return Measurement(**facts, samples=(value,))
 
 
@@ -139,7 +155,7 @@ def test_finds_the_planted_optimum_at_every_length(shift: float) -> None:
     for (label, length), rate in found.items():
         optimum = world.optimum(label, length)
         assert optimum / 1.3 < rate < optimum * 1.3, (label, length, rate, optimum)
-    assert not any(search.at_edge for search in plan.searches)
+    assert not any(search.at_edge or search.better_beside for search in plan.searches)
 
 
 BESTS = st.tuples(*[st.floats(2e-4, 5e-2)] * 3)
@@ -231,9 +247,114 @@ def test_other_settings_are_searched_for_beside_the_rate() -> None:
     assert len({trial.cell.optimiser["clip_norm"] for trial in search.trials}) > 4
 
 
+BESIDE = ", forget_bias: {low: 0.3, high: 3.0}, dropout: {low: 0.01, high: 0.3}"
+SLOPES = {"forget_bias": -0.1, "dropout": 0.1}
+"""Between two settings of one rate as much lies as between two rates."""
+
+
+def test_what_other_settings_did_is_no_merit_of_a_rate() -> None:
+    world = Landscape(best=BEST, slopes=SLOPES)
+    plan = carried_out(sweep(trials=16, more=BESIDE), world)
+    for search in plan.searches:
+        if not search.is_check:
+            assert search.fitted and search.chosen is not None
+            optimum = world.optimum(search.label, search.seq_len)
+            assert optimum / 1.3 < search.chosen["learning_rate"] < optimum * 1.3
+    for (label, length), rate in rates(plan).items():
+        optimum = world.optimum(label, length)
+        assert optimum / 1.3 < rate < optimum * 1.3
+
+
+@pytest.mark.parametrize(
+    ("trials", "more", "fitted"),
+    [(4, "", True), (4, BESIDE, False), (8, BESIDE, False), (12, BESIDE, True)],
+)
+def test_all_are_fitted_or_nobody(trials: int, more: str, fitted: bool) -> None:
+    """Also where one label alone has an option; who is not has the best trial's setting."""
+    # The best rates far enough from the ends that nothing is widened, whatever the other settings.
+    world = Landscape(best={"lstm": 4e-3, "gru": 3e-3, "none": 2e-3}, bend=0.2, slopes=SLOPES)
+    plan = carried_out(sweep(lengths=[128], trials=trials, more=more), world)
+    found = [search for search in plan.searches if not search.is_check]
+    assert {search.fitted for search in found} == {fitted}
+    for search in found:
+        last = [trial for trial in search.trials if trial.cell.tokens == 2_000_000]
+        best = min(last, key=lambda trial: trial.value or math.inf)
+        assert search.chosen is not None
+        raw = search.chosen["learning_rate"] == best.cell.learning_rate
+        assert fitted or raw, "the best trial, where nobody is fitted"
+
+
+Told = list[list[tuple[Setting, float]]]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    """What Optuna's sampler is told, each time that it is asked."""
+    heard: Told = []
+
+    def ask(
+        space: Space, costs: Iterable[tuple[Setting, float]], count: int, seed: int
+    ) -> list[Setting]:
+        heard.append(list(costs))
+        return sampler.ask(space, heard[-1], count, seed)
+
+    monkeypatch.setattr(study, "ask", ask)
+    return heard
+
+
+def tokens_told(told: Told, world: Landscape) -> list[set[int | None]]:
+    """After how many tokens the losses are that were told, each time."""
+    trials = [one.record for one in world.records if one.record.cell.kind == "tune"]
+    known = {loss: one.cell.tokens for one in trials for loss in one.measurements[0].samples}
+    return [{known[cost] for _, cost in costs if cost in known} for costs in told]
+
+
+def test_the_sampler_is_told_losses_after_equal_tokens_alone(told: Told) -> None:
+    world = Landscape(best={**BEST, "lstm": 0.2})
+    carried_out(sweep(lengths=[128]), world)
+    # Three labels after the range, the two that are not widened once more after halving.
+    assert sorted(map(len, told)) == [4] * 5
+    assert Counter(map(max, tokens_told(told, world))) == {1_000_000: 3, 2_000_000: 2}
+    assert all(len(tokens) == 1 for tokens in tokens_told(told, world))
+
+
+def test_the_sampler_is_told_of_what_has_no_value_whatever_its_tokens(told: Told) -> None:
+    world = Landscape(best={**BEST, "lstm": 5e-5}, diverges_from=0.05)
+    carried_out(sweep(lengths=[128]), world)
+    assert len(told) == 5
+    for costs in told:
+        worst = max(costs, key=lambda pair: pair[1])
+        assert worst[0]["learning_rate"] == 0.1
+
+
+def test_the_sampler_is_told_of_the_first_rung_where_the_last_has_no_values(told: Told) -> None:
+    world = Landscape(best={**BEST, "lstm": 0.2}, most_tokens={"gru": 1_000_000})
+    carried_out(sweep(lengths=[128]), world)
+    (of_first,) = (costs for costs in told if len(costs) == 8 + 4)
+    assert tokens_told([of_first], world) == [{1_000_000}]
+
+
+def test_a_length_whose_best_rate_lies_elsewhere_is_said_to() -> None:
+    world = Landscape(best=BEST, elsewhere={256: 2.5})
+    plan = carried_out(sweep(), world)
+    found = {(one.seq_len, one.better_beside) for one in plan.searches if one.is_check}
+    assert found == {(128, None), (256, "double"), (512, None)}
+
+
+@pytest.mark.parametrize("trials", [4, 5, 6, 7, 8, 9])
+def test_the_range_and_the_sampler_have_about_half_each(trials: int) -> None:
+    plan = carried_out(sweep(lengths=[128], trials=trials), Landscape(best=BEST))
+    for label in plan.labels:
+        (search,) = searches_of(plan, label, 128)
+        stages = Counter(trial.stage for trial in search.trials)
+        assert stages["range"] == max(3, trials // 2)
+        assert stages["sampler"] == trials - stages["range"] >= 1
+        first = [trial.cell.learning_rate for trial in search.trials[: stages["range"]]]
+        assert (first[0], first[-1]) == (1e-4, 1e-1)
+
+
 def test_an_option_is_searched_for_where_an_architecture_has_it_in_as_many_trials() -> None:
-    more = ", forget_bias: {low: 0.3, high: 3.0}, dropout: {low: 0.01, high: 0.3}"
-    plan = carried_out(sweep(lengths=[128], more=more), Landscape(best=BEST))
+    plan = carried_out(sweep(lengths=[128], more=BESIDE), Landscape(best=BEST))
     for cell in plan.cells:
         assert ("forget_bias" in cell.options) == (cell.label == "lstm")
         assert "dropout" in cell.optimiser
@@ -258,6 +379,12 @@ def test_rungs_end_with_four_at_the_tokens_asked_for() -> None:
     assert rungs(20, 1000) == [(20, 250), (10, 500), (5, 1000)]
 
 
+def test_halving_leaves_what_a_fit_needs_where_it_can() -> None:
+    assert [study.last_rung(16, beside) for beside in range(6)] == [4, 5, 6, 7, 8, 4]
+    assert study.last_rung(8, beside=1) == 4
+    assert rungs(16, 1000, last=8) == [(16, 500), (8, 1000)]
+
+
 def test_settings_are_spread_over_the_whole_range() -> None:
     space = {"learning_rate": (1e-4, 1e-1), "weight_decay": (0.01, 1.0)}
     found = sampler.spread(space, 4)
@@ -267,3 +394,18 @@ def test_settings_are_spread_over_the_whole_range() -> None:
     assert asked == sampler.ask(space, [(one, i) for i, one in enumerate(found)], 6, seed=3)
     for one, name in itertools.product(asked, space):
         assert space[name][0] * 0.999 <= one[name] <= space[name][1] * 1.001
+
+
+def test_the_best_so_far_is_drawn_of_equal_tokens() -> None:
+    """A line for each label and rung, and none that falls back to a shorter rung's loss."""
+    metric = Metric("validation_loss", "loss", kind="train", laws={"lstm": lambda n: 2.0})
+    made = tables([metric], contexts=(256,))
+    (drawing,) = plot.load("tuning").draw(made)
+    history = drawing.figure.axes[1]
+    drawn = [line for line in history.lines if len(line.get_xdata()) > 2]
+    rows = [row for row in made.tuning.to_pylist() if row["value"] is not None]
+    rungs_drawn = sorted({row["tokens"] for row in rows})
+    assert len(drawn) == len(rungs_drawn) == 2
+    for line, tokens in zip(drawn, rungs_drawn, strict=True):
+        values = [row["value"] for row in rows if row["tokens"] == tokens]
+        assert list(line.get_ydata())[:-1] == list(itertools.accumulate(values, min))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,8 +47,15 @@ def learning(broken: Break = lambda one: one, searches: tuple[Search, ...] = ())
     )
 
 
-def search(label: str, trials: int = 4, edge: Edge | None = None) -> Search:
-    """A search that is over."""
+def search(
+    label: str,
+    trials: int = 4,
+    edge: Edge | None = None,
+    is_check: bool = False,
+    values: Sequence[float | None] = (),
+) -> Search:
+    """A search that is over; `values` are those of its trials, else all alike."""
+    trials = len(values) or trials
     cells = [
         replace(train_cell(label=label), kind="tune", study="s", trial=number + 1)
         for number in range(trials)
@@ -61,10 +68,24 @@ def search(label: str, trials: int = 4, edge: Edge | None = None) -> Search:
         better="smaller",
         low=1e-4,
         high=1e-1,
-        trials=tuple(Trial(cell=cell, stage="range", value=1.0) for cell in cells),
+        trials=tuple(
+            Trial(
+                cell=cell,
+                stage="check" if is_check else "range",
+                value=value,
+                reason="diverged" if value is None else None,
+            )
+            for cell, value in zip(cells, values or [1.0] * trials, strict=True)
+        ),
         chosen={"learning_rate": 1e-3},
         at_edge=edge,
+        is_check=is_check,
     )
+
+
+def check(label: str, *values: float | None) -> Search:
+    """Of half the rate, the rate, its double."""
+    return search(label, is_check=True, values=values)
 
 
 def _swing(cell: Cell) -> float:
@@ -243,6 +264,26 @@ def test_tuning_is_by_equal_means_and_inside_its_range(
     assert {name for name, holds in found.items() if holds is False} == broken
     assert {found[name] for name in set(TUNED) - broken} <= {True}
     assert (not broken) == ("fair" not in answer(built))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        (check("gru", 1.1, 1.0, 1.2), check("lstm", 1.1, 1.0, 1.2), None),
+        (check("gru", 1.0, 1.0, 1.0), check("lstm", 1.1, 1.0, None), None),
+        (check("gru", 1.2, 1.1, 1.0), check("lstm", 1.1, 1.0, 1.2), "gru: the double is best at"),
+        (check("gru", 1.1, 1.0, 1.2), check("lstm", 0.9, 1.0, 1.2), "lstm: the half is best at"),
+        (check("gru", 1.1, None, None), check("lstm", 1.1, 1.0, 1.2), "gru: the half is best at"),
+    ],
+)
+def test_the_best_rate_of_a_length_is_the_one_that_was_found(
+    ours: Search, theirs: Search, said: str | None
+) -> None:
+    built = learning(searches=(search("gru"), search("lstm"), ours, theirs))
+    (row,) = [row for row in built.certificate.to_pylist() if row["clause"] == TUNED[1]]
+    assert row["holds"] is (said is None)
+    assert (said or "0.001 to 0.001, of 0.0001 to 0.1") in row["figure"]
+    assert said is None or f"{TUNED[1]} ({said} {ours.seq_len}" in answer(built)
 
 
 def _cells_of(label: str, cells: list[Cell], **changes: Any) -> list[Cell]:
