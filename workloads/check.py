@@ -32,13 +32,15 @@ DRY_TOKENS = 8
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
     """What a cell's model will be. `parameters` are non-embedding; `implementation` is the code
-    that will run, None where `unsupported` says why there is none."""
+    that will run, None where `unsupported` says why there is none; `arithmetic` is that of a
+    training step's mixers."""
 
     shape: ModelShape
     parameters: int
     total_parameters: int
     implementation: str | None = None
     kernel_class: str | None = None
+    arithmetic: str | None = None
     unsupported: str | None = None
 
 
@@ -79,5 +81,6 @@ def _built(shape: ModelShape, precision: str, device_type: str) -> Built:
         total_parameters=total_parameters(model),
         implementation=implementation,
         kernel_class=architecture.kernel_class(options, device_type),
+        arithmetic=architecture.arithmetic(options, precision, device_type),
         unsupported=unsupported,
     )

@@ -71,6 +71,8 @@ class Architecture:
         token), `materialised` (the whole T x T matrix), `none`; None where it does not say.
     calls_per_token(options, device_type) -> how many small operations each token of a sequence
         waits for in the parallel form, a prediction; 0 where no loop goes over tokens.
+    arithmetic(options, precision, device_type) -> in what a training step of that precision
+        computes the mixer.
     width_multiple(options) -> what d_model must be a multiple of.
     heads(options) -> how many heads share d_model: the solver of widths gives each a multiple of 8
         channels where it can, as kernels like them.
@@ -98,6 +100,7 @@ class Architecture:
     implementation: Callable[[Any, str], str]
     kernel_class: Callable[[Any, str], str | None] = lambda options, device_type: None
     calls_per_token: Callable[[Any, str], float] = lambda options, device_type: 0.0
+    arithmetic: Callable[[Any, str, str], str] = lambda options, precision, device_type: precision
     width_multiple: Callable[[Any], int] = lambda options: 1
     heads: Callable[[Any], int] = lambda options: 1
     layers: Callable[[Any, int], Sequence[tuple[str, Mapping[str, Scalar]]]] | None = None

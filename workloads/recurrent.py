@@ -68,4 +68,9 @@ def cudnn_kernel(module: str) -> str:
     cudnn = torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
     if torch.version.cuda is not None and not cudnn:
         raise Unsupported(f"this torch is built without cuDNN, the fast kernel of {module}")
-    return f"{module} (cuDNN, float32 under autocast)"
+    return f"{module} (cuDNN)"
+
+
+def arithmetic(options: Any, precision: str, device_type: str) -> str:
+    """In what a training step computes the recurrence: see `run`."""
+    return precision if device_type == "cpu" else "float32"

@@ -134,12 +134,18 @@ def _facts(built: Built, cell: Cell, device: torch.device) -> Facts:
             "mlp_width": built.shape.mlp_width,
             "implementation": built.implementation,
             "kernel_class": built.kernel_class,
+            _trained("arithmetic", cell): built.arithmetic,
             "position_encoding": _positions(built),
             "flops_per_token": float(sizing.flops_per_token(built.shape, cell.seq_len)),
             **_work(built, cell),
             **devices.facts(device),
         }
     )
+
+
+def _trained(fact: str, cell: Cell) -> str:
+    """The name of a fact that is of training steps alone."""
+    return conditions.fact(fact, "train_step_time") if cell.kind == "measure" else fact
 
 
 def _work(built: Built, cell: Cell) -> dict[str, float]:

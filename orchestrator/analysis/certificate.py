@@ -247,8 +247,13 @@ def _inside(of: _Compared) -> tuple[bool | None, str] | None:
 
 
 def _precision(of: _Compared) -> tuple[bool | None, str] | None:
-    ours, theirs = ({seen.cell.precision for seen in side.cells} for side in of.sides)
-    return ours == theirs, " and ".join(sorted(ours | theirs))
+    metric = TIMED.get(of.block.metric, of.block.metric)
+    ours, theirs = (
+        {seen.said("arithmetic", metric) or seen.cell.precision for seen in side.cells}
+        for side in of.sides
+    )
+    said = " and ".join("/".join(sorted(side)) for side in (ours, theirs))
+    return ours == theirs, said if ours != theirs else "/".join(sorted(ours))
 
 
 def _device(of: _Compared) -> tuple[bool | None, str] | None:

@@ -65,10 +65,12 @@ def test_it_opens_no_device_and_leaves_randomness_alone() -> None:
 
 
 def test_the_implementation_depends_on_the_device() -> None:
-    on_cpu = check(replace(CELL, architecture="gru"))
-    on_cuda = check(replace(CELL, architecture="gru", device="nvidia-h100-80gb-hbm3"))
+    gru = replace(CELL, architecture="gru", precision="bfloat16")
+    on_cpu, on_cuda = check(gru), check(replace(gru, device="nvidia-h100-80gb-hbm3"))
     assert on_cpu.implementation == "torch.nn.GRU (ATen)"
-    assert on_cuda.implementation == "torch.nn.GRU (cuDNN, float32 under autocast)"
+    assert on_cuda.implementation == "torch.nn.GRU (cuDNN)"
+    assert on_cpu.arithmetic == "bfloat16"
+    assert on_cuda.arithmetic == "float32", "cuDNN would compute in float16"
 
 
 def test_a_missing_kernel_is_told_and_does_not_raise(

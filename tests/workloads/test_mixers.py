@@ -18,6 +18,7 @@ from tests.workloads.mixer_variants import (
     LENGTH,
     NAMES,
     OTHER_CODE,
+    chosen,
     mixer_of,
     random_input,
 )
@@ -27,7 +28,16 @@ from workloads.mixer import held_bytes, repeated
 
 LONG = 100
 """Longer than what the widest chunk or window of a default keeps to itself."""
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
+"""Largest difference over the largest output; in float32 1.6e-6 is the most that was measured."""
+CHUNKED_TOLERANCES = TOLERANCES | {torch.float32: 1e-4}
+"""Of mixers whose training form takes a chunk's sums by products."""
+
+
+def tolerance(name: str, dtype: torch.dtype) -> float:
+    architecture, options = chosen(name)
+    chunked = architecture.kernel_class(options, "cpu") == "chunked"
+    return (CHUNKED_TOLERANCES if chunked else TOLERANCES)[dtype]
 
 
 def test_the_folder_holds_the_first_architectures() -> None:
@@ -71,7 +81,7 @@ def test_prefill_of_any_split_then_steps_equal_the_parallel_form(
     expected = mixer(x)
     scale = expected.abs().max().item()
     torch.testing.assert_close(
-        decode(mixer, x, chunks)[0], expected, rtol=0, atol=TOLERANCES[dtype] * scale
+        decode(mixer, x, chunks)[0], expected, rtol=0, atol=tolerance(name, dtype) * scale
     )
 
 

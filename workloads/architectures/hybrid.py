@@ -87,6 +87,11 @@ def _kernel_class(options: Options, device_type: str) -> str:
     return " + ".join(dict.fromkeys(said))
 
 
+def _arithmetic(options: Options, precision: str, device_type: str) -> str:
+    said = (one.arithmetic(own, precision, device_type) for one, own in _members(options))
+    return " + ".join(dict.fromkeys(said))
+
+
 def _of_its_layers(*arguments: Any) -> NoReturn:
     raise TypeError("a hybrid has no mixer of its own; ask its layers")
 
@@ -102,6 +107,7 @@ ARCHITECTURE = Architecture(
     saved_elements_per_token=_of_its_layers,
     implementation=_implementation,
     kernel_class=_kernel_class,
+    arithmetic=_arithmetic,
     width_multiple=_width_multiple,
     layers=_layers,
     family="hybrid",

@@ -129,6 +129,7 @@ ARCHITECTURE = Architecture(
     calls_per_token=lambda options, device_type: (
         0.0 if _fused(options, device_type) else recurrent.LOOP_CALLS
     ),
+    arithmetic=recurrent.arithmetic,
     family="recurrent network",
     code_options=("library",),
 )

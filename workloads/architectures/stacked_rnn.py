@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workloads import plugins, registry
+from workloads import plugins, recurrent, registry
 from workloads.cell import Scalar
 from workloads.plugins import Architecture
 
@@ -73,6 +73,7 @@ ARCHITECTURE = Architecture(
         0
     ].saved_elements_per_token(d_model, _cell(options)[1], seq_len),
     implementation=_implementation,
+    arithmetic=recurrent.arithmetic,
     kernel_class=lambda options, device_type: _cell(options)[0].kernel_class(
         _cell(options)[1], device_type
     ),

@@ -29,6 +29,7 @@ WAITED, WITHHELD, BUSY, SLOWED, SM_CLOCK = (
         *(conditions.BUSY, conditions.SLOWED, conditions.SM_CLOCK),
     )
 )
+ARITHMETIC = conditions.fact("arithmetic", "train_step_time")
 Break = Callable[[Envelope], Envelope]
 
 
@@ -170,6 +171,7 @@ def test_rates_that_nobody_tuned_are_said_of_whoever_learns() -> None:
         ("quiet machine", lambda one: _with_facts(one, **{WAITED: 0.2})),
         ("quiet machine", lambda one: _with_facts(one, **{WITHHELD: 0.2})),
         ("quiet machine", lambda one: _with_facts(one, **{WAITED: None})),
+        ("precision", lambda one: _with_facts(one, **{ARITHMETIC: "bfloat16"})),
         ("device", lambda one: _with_facts(one, float32_products="tf32")),
         ("device", lambda one: _with_facts(one, denormals="kept")),
         ("FLOPs per token", lambda one: _with_facts(one, flops_per_token=None)),
