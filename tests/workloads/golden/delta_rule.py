@@ -3,83 +3,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from tests.workloads.golden.driving import Arrays, Case, Form, Tensors, called, recurrence
 from workloads.ops.delta_rule import delta_rule, delta_rule_reference, delta_rule_step
 
-Case = Callable[[torch.dtype], tuple[Tensor, Tensor]]
-Form = Callable[..., tuple[Tensor, Tensor]]
-FILES = ("delta_rule", "gated_delta_rule", "kda_channelwise_gated_delta")
+ARGUMENTS = {"q": "q", "k": "k", "v": "v", "g": "log_decay", "gk": "log_decay", "beta": "beta"}
+"""The file's names of the inputs, and the ops' arguments that they are."""
 
 
-def knows(note: dict[str, Any], name: str) -> bool:
-    """By the note's name or the file's, as far as a longer name says which switches it holds."""
-    return any(str(called).startswith(FILES) for called in (note.get("name", ""), name))
+def knows(note: dict[str, Any], name: str, arrays: Arrays) -> bool:
+    """By the note's name or the file's, as far as a longer name says which switches it holds, or by
+    the writing strength that no other file has."""
+    prefixes = ("delta_rule", "gated_delta_rule", "kda")
+    return called(note, name, *prefixes) or {"q", "k", "v", "beta"} <= set(arrays)
 
 
-def cases(note: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Case]]:
+def cases(note: dict[str, Any], arrays: Arrays) -> Iterator[Case]:
     """Outputs and last states of all three forms, from zero and from the file's state, then the
     gradients where the file has them."""
-    for form in (delta_rule, _stepped, delta_rule_reference):
-        label = form.__name__.strip("_")
-        scaled = partial(form, scale=note.get("scale", arrays["k"].shape[-1] ** -0.5))
-        for suffix, start in (("", None), ("_from_S0", "S0")):
-            for at, array in enumerate(("o", "S")):
-                if array + suffix in arrays:
-                    yield (
-                        f"{label} {array}{suffix}",
-                        partial(_forward, scaled, arrays, at, array + suffix, start),
-                    )
-        for array in _inputs(arrays):
-            if f"d{array}" in arrays:
-                yield f"{label} d{array}", partial(_gradient, scaled, arrays, array)
+    scale = float(note.get("scale", arrays.shape("k")[-1] ** -0.5))
 
+    def form(op: Callable[..., tuple[Tensor, Tensor]]) -> Callable[[Tensors, Tensors], Tensors]:
+        def run(inputs: Tensors, start: Tensors) -> Tensors:
+            named: dict[str, Any] = {"log_decay": None}
+            named |= {ARGUMENTS[array]: x for array, x in inputs.items()}
+            output, state = op(**named, scale=scale, initial_state=next(iter(start.values()), None))
+            return {"o": output, "S": state}
 
-def _inputs(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """The file's names of the inputs, and the ops' arguments that they are."""
-    named = {"q": "q", "k": "k", "v": "v", "g": "log_decay", "gk": "log_decay", "beta": "beta"}
-    return {array: argument for array, argument in named.items() if array in arrays}
+        return run
 
-
-def _tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(np.asarray(array)).to(dtype)
-
-
-def _run(
-    form: Form, arrays: Mapping[str, np.ndarray], inputs: dict[str, Tensor], start: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    named = {argument: inputs[array] for array, argument in _inputs(arrays).items()}
-    named.setdefault("log_decay", None)  # type: ignore[arg-type]
-    return form(**named, initial_state=start)
-
-
-def _forward(
-    form: Form,
-    arrays: Mapping[str, np.ndarray],
-    at: int,
-    expected: str,
-    start: str | None,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    inputs = {array: _tensor(arrays[array], dtype) for array in _inputs(arrays)}
-    state = None if start is None else _tensor(arrays[start], dtype)
-    return _run(form, arrays, inputs, state)[at], _tensor(arrays[expected], dtype)
-
-
-def _gradient(
-    form: Form, arrays: Mapping[str, np.ndarray], array: str, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    inputs = {name: _tensor(arrays[name], dtype).requires_grad_() for name in _inputs(arrays)}
-    output, _ = _run(form, arrays, inputs, None)
-    loss = (output * _tensor(arrays["w"], dtype)).sum()
-    (found,) = torch.autograd.grad(loss, [inputs[array]])
-    return found, _tensor(arrays[f"d{array}"], dtype)
+    forms = {
+        "chunked": Form(form(delta_rule), chunked=True),
+        "steps": Form(form(_stepped)),
+        "reference": Form(form(delta_rule_reference)),
+    }
+    yield from recurrence(arrays, forms, inputs=ARGUMENTS, results=("o", "S"))
 
 
 def _stepped(

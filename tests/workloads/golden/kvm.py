@@ -2,46 +2,87 @@
 
 Each case has a config in the authors' names. Outputs are compared in all forms, and where the file
 has them the prepared tokens, the state after each chunk, the routing and the gradients.
+
+Without value lengths the authors' code divides every row by the number of chunks absorbed (a sum
+over the wrong axis), ours by the tokens a row holds. The two agree while the state is the first
+chunk, and a case of theirs is compared so far; one of another source is compared whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tests.workloads.decoding import decode
+from tests.workloads.golden.driving import Arrays, Case, Pair
 from workloads.architectures.kvm import Kvm, Options
 from workloads.ops import kvm
 
-Arrays = Mapping[str, np.ndarray]
-Pair = tuple[Tensor, Tensor]
-
 LAWS = {"fixed": "fixed", "power_law": "power", "kvm_saturation": "saturating"}
+EXTRAS = ("w/x_q", "w/x_k", "w/x_v", "w/v_gate0", "w/v_gate1.weight", "w/v_gate2.weight")
+"""Weights of the backbone that only its own cases (`full_*`) switch on."""
+FIRST_VALUES = ("v1", "v_first", "v0", "first_values", "first_v", "v_1")
 
 
-def knows(note: dict[str, Any], name: str) -> bool:
+def knows(note: dict[str, Any], name: str, arrays: Arrays) -> bool:
     return name.startswith("key_value_means") or "KVM" in str(note.get("source", ""))
 
 
 def skipped(note: dict[str, Any], arrays: Arrays) -> dict[str, str]:
-    """Cases that are not driven, and why."""
+    """Cases that are not driven, or only in part, and why."""
+    reasons = _undriven(note, arrays)
+    for case, said in note["cases"].items():
+        if case not in reasons and _agreed(note, said) < said["T"]:
+            reasons[case] = (
+                f"only the first {_agreed(note, said)} of {said['T']} outputs are compared: "
+                "without value lengths the authors' code counts chunks where ours counts tokens"
+            )
+    return reasons
+
+
+def unused(note: dict[str, Any], arrays: Arrays) -> dict[str, str]:
+    """Inputs that no case of the file needs, and why."""
+    reasons = dict.fromkeys(EXTRAS, "of the authors' backbone, for the cases that switch it on")
+    configs = [said.get("config", {}) for said in note["cases"].values()]
+    if not any(_gate(config, "keys") for config in configs):
+        reasons["w/key_weighting.weight"] = "no case has a merge gate"
+    if not any(config.get("kvm_use_head_temps", 1) for config in configs):
+        temperatures = ("w/front_head_temp", "w/state_head_temp")
+        reasons |= dict.fromkeys(temperatures, "no case has temperatures")
+    if not any("/grad_" in name for name in arrays):
+        reasons["grad/P"] = "weights of a loss, whose gradients the file does not have"
+    models = {name.split("/")[0] for name in arrays if name.startswith("lm")}
+    return reasons | dict.fromkeys(models, "of a language model, not of one layer")
+
+
+def cases(note: dict[str, Any], arrays: Arrays) -> Iterator[Case]:
+    undriven = _undriven(note, arrays)
+    for case in note["cases"]:
+        if case not in undriven:
+            for name, run in _cases_of(case, note, arrays):
+                yield Case(name, run)
+    if {"rope_cos", "rope_sin"} <= set(arrays):
+        rotary = {said["config"]["rope_partial_dim"] for case, said in note["cases"].items()
+                  if case not in undriven}  # fmt: skip
+        for channels in sorted(rotary):
+            for at, name in enumerate(("rope_cos", "rope_sin")):
+                yield Case(f"{name} of {channels}", partial(_table, arrays, name, at, channels))
+
+
+def _undriven(note: dict[str, Any], arrays: Arrays) -> dict[str, str]:
     reasons = {}
     for case, said in note["cases"].items():
         config = said.get("config", {})
-        growth = _growth(config) if "chunk_len" in config else None
-        if growth is None or f"{case}/y" not in arrays or case.startswith("lm_"):
+        if "chunk_len" not in config or case.startswith("lm"):
             reasons[case] = "not one layer"
-        elif not config.get("kvm_use_vlens", 1) and growth.covered(said["T"]) > growth.chunk:
-            reasons[case] = (
-                "without value radius the authors' code divides every row by the number of chunks "
-                "absorbed (a sum over the wrong axis), ours by the tokens a row holds"
-            )
+        elif f"{case}/y" not in arrays:
+            reasons[case] = "the file does not have its output"
         elif _gate(config, "keys") != _gate(config, "values"):
             reasons[case] = "a merge gate on keys alone or values alone is not here"
         elif config.get("rope_theta", kvm.ROPE_BASE) != kvm.ROPE_BASE:
@@ -51,31 +92,44 @@ def skipped(note: dict[str, Any], arrays: Arrays) -> dict[str, str]:
     return reasons
 
 
-def cases(
-    note: dict[str, Any], arrays: Arrays
-) -> Iterator[tuple[str, Callable[[torch.dtype], Pair]]]:
-    passed_over = skipped(note, arrays)
-    for case, said in note["cases"].items():
-        if case not in passed_over:
-            yield from _cases_of(case, said, arrays)
+def _agreed(note: dict[str, Any], said: dict[str, Any]) -> int:
+    """Outputs of a case, from the first, that its source and ours define alike."""
+    config, length = said["config"], int(said["T"])
+    source = str(said.get("source", note.get("source", "authors")))
+    if config.get("kvm_use_vlens", 1) or not re.search("author|recursal", source, re.IGNORECASE):
+        return length
+    growth = _growth(config)
+    return min(length, growth.span + growth.chunk)
+
+
+def _table(arrays: Arrays, name: str, at: int, channels: int, dtype: torch.dtype) -> Pair:
+    expected = arrays.tensor(name)
+    length, width = expected.shape
+    tables = kvm.rotary_tables(width, channels, length, expected.device, dtype)
+    return tables[at][:length], expected
 
 
 def _cases_of(
-    case: str, said: dict[str, Any], arrays: Arrays
+    case: str, note: dict[str, Any], arrays: Arrays
 ) -> Iterator[tuple[str, Callable[[torch.dtype], Pair]]]:
+    said = note["cases"][case]
     length, config = said["T"], said["config"]
-    chunk = config["chunk_len"]
+    chunk, agreed = config["chunk_len"], _agreed(note, said)
 
     def layer(dtype: torch.dtype) -> tuple[Kvm, Tensor]:
-        x = torch.from_numpy(arrays["x"][:, :length]).to(dtype)
-        return _layer(case, config, arrays, dtype, length), x
+        own = f"{case}/x" if f"{case}/x" in arrays else "x"
+        x = arrays.tensor(own, dtype)[:, :length]
+        return _layer(case, note, arrays, dtype), x
 
     def expected(name: str, dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(arrays[f"{case}/{name}"]).to(dtype)
+        return arrays.tensor(f"{case}/{name}", dtype)
+
+    def compared(y: Tensor) -> Pair:
+        return y[:, :agreed].detach(), arrays.tensor(f"{case}/y")[:, :agreed]
 
     def parallel(dtype: torch.dtype) -> Pair:
         mixer, x = layer(dtype)
-        return mixer(x).detach(), expected("y", dtype)
+        return compared(mixer(x))
 
     @cache
     def referenced(dtype: torch.dtype) -> tuple[Tensor, list[Any]]:
@@ -97,25 +151,24 @@ def _cases_of(
                 *mixer._tokens(x, None), method=mixer.method, learned=mixer.learned
             )
             y = mixer.out(mixed.transpose(1, 2).flatten(2))
-        (y * torch.from_numpy(arrays["grad/P"][:, :length]).to(dtype)).sum().backward()
+        (y * arrays.tensor("grad/P", dtype)[:, :length]).sum().backward()
         return _gradients(mixer, x)
 
     def reference(dtype: torch.dtype) -> Pair:
-        return referenced(dtype)[0], expected("y", dtype)
+        return compared(referenced(dtype)[0])
 
     def split(first: int) -> Callable[[torch.dtype], Pair]:
         def run(dtype: torch.dtype) -> Pair:
             mixer, x = layer(dtype)
             with torch.no_grad():
-                return decode(mixer, x, (first,))[0], expected("y", dtype)
+                return compared(decode(mixer, x, (first,))[0])
 
         return run
 
     yield f"{case}: parallel", parallel
     yield f"{case}: reference", reference
-    if _residual(case, config, arrays) is None:
-        for first in sorted({1, chunk, 2 * chunk + 1, length - 1} & set(range(1, length))):
-            yield f"{case}: prefill {first}, then steps", split(first)
+    for first in sorted({1, chunk, 2 * chunk + 1, length - 1} & set(range(1, length))):
+        yield f"{case}: prefill {first}, then steps", split(first)
 
     def token(name: str) -> Callable[[torch.dtype], Pair]:
         def run(dtype: torch.dtype) -> Pair:
@@ -131,16 +184,18 @@ def _cases_of(
         if f"{case}/{name}" in arrays:
             yield f"{case}: {name}", token(name)
     for name in arrays:
-        if name.startswith(f"{case}/") and name.split("/")[1].startswith(("state", "update")):
-            what = name.split("/")[1]
+        if name.startswith((f"{case}/state", f"{case}/update")):
+            what = name.removeprefix(f"{case}/")
+            if agreed < length and what.endswith("radius"):
+                continue
             for form in ("states", "reference"):
                 yield f"{case}: {what}, {form}", _of_state(layer, what, form, expected, referenced)
-        if name.startswith(f"{case}/grad_"):
+        if name.startswith(f"{case}/grad_") and agreed == length:
             what = name.removeprefix(f"{case}/grad_").removeprefix("w/")
             for form in ("parallel", "reference"):
                 yield (
                     f"{case}: gradient of {what}, {form}",
-                    _gradient(differentiated, what, form, arrays[name]),
+                    partial(_gradient, differentiated, what, form, arrays, name),
                 )
 
 
@@ -194,12 +249,11 @@ def _gradient(
     differentiated: Callable[[str, torch.dtype], dict[str, Callable[[], Any]]],
     what: str,
     form: str,
-    wanted: np.ndarray,
-) -> Callable[[torch.dtype], Pair]:
-    def run(dtype: torch.dtype) -> Pair:
-        return differentiated(form, dtype)[what](), torch.from_numpy(wanted).to(dtype)
-
-    return run
+    arrays: Arrays,
+    name: str,
+    dtype: torch.dtype,
+) -> Pair:
+    return differentiated(form, dtype)[what](), arrays.tensor(name)
 
 
 def _gradients(mixer: Kvm, x: Tensor) -> dict[str, Callable[[], Any]]:
@@ -225,30 +279,51 @@ def _gradients(mixer: Kvm, x: Tensor) -> dict[str, Callable[[], Any]]:
 
 
 class _Residual(nn.Module):
-    """The projections with the first layer's values mixed in, which a mixer alone cannot do."""
+    """The projections with the first layer's values mixed in, which a mixer alone cannot do. A call
+    is given the tokens that follow those of the call before: the whole context, a chunk, or one
+    token without its dimension."""
 
     def __init__(self, linear: nn.Linear, first: Tensor, arrays: Arrays) -> None:
         super().__init__()
-        self.linear, self.first = linear, first
+        self.linear, self.first, self.seen = linear, first, 0
         self.v_gate0, self.v_gate1, self.v_gate2 = (
-            nn.Parameter(torch.from_numpy(arrays[f"w/{name}"]).to(first.dtype))
+            nn.Parameter(arrays.tensor(f"w/{name}", first.dtype))
             for name in ("v_gate0", "v_gate1.weight", "v_gate2.weight")
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.linear(x).chunk(3, -1)
-        gate = self.v_gate0 + x @ self.v_gate1.mT @ self.v_gate2.mT
-        return torch.cat((q, k, kvm.value_residual(v, self.first, gate)), -1)
+        tokens = x if x.ndim == 3 else x[:, None]
+        q, k, v = self.linear(tokens).chunk(3, -1)
+        gate = self.v_gate0 + tokens @ self.v_gate1.mT @ self.v_gate2.mT
+        first = self.first[:, self.seen : self.seen + tokens.shape[1]]
+        self.seen += tokens.shape[1]
+        mixed = torch.cat((q, k, kvm.value_residual(v, first, gate)), -1)
+        return mixed if x.ndim == 3 else mixed[:, 0]
 
 
-def _residual(case: str, config: dict[str, Any], arrays: Arrays) -> np.ndarray | None:
-    """The first layer's values, where the case mixes them in. A first layer's own change nothing,
-    so a case without them is one."""
-    if not config.get("use_value_residual", 0):
+def _residual(case: str, note: dict[str, Any], arrays: Arrays) -> str | None:
+    """The array of the first layer's values, where the case mixes them in. A first layer's own
+    change nothing, so a case without them is one."""
+    if not note["cases"][case]["config"].get("use_value_residual", 0):
         return None
-    names = ("v1", "v_first")
-    found = [arrays[key] for n in names for key in (f"{case}/{n}", n) if key in arrays]
-    return found[0] if found else None
+    own = [name for name in arrays if name.startswith(f"{case}/")]
+    others = {*note["cases"], "w", "grad"}
+    shared = [n for n in arrays if n.split("/")[0] not in others and not n.startswith("lm")]
+    for held in (own, shared):
+        for name in held:
+            meaning = str(note.get("arrays", {}).get(name, {}).get("meaning", "")).lower()
+            told = re.search(r"first[- ]layer|layer[- ](0|zero)\b", meaning) and "value" in meaning
+            if name.rpartition("/")[2] in FIRST_VALUES or told:
+                return name
+    return None
+
+
+def _channels(values: Tensor, heads: int, length: int) -> Tensor:
+    """The first layer's values as (B, T, d), from that or by heads, before or after time."""
+    if values.ndim == 4:
+        heads_first = values.shape[1] == heads and values.shape[2] >= length
+        values = (values.transpose(1, 2) if heads_first else values).flatten(2)
+    return values[:, :length]
 
 
 def _gate(config: dict[str, Any], what: str) -> bool:
@@ -269,9 +344,9 @@ def _growth(config: dict[str, Any]) -> kvm.Growth:
     )
 
 
-def _layer(
-    case: str, config: dict[str, Any], arrays: Arrays, dtype: torch.dtype, length: int
-) -> Kvm:
+def _layer(case: str, note: dict[str, Any], arrays: Arrays, dtype: torch.dtype) -> Kvm:
+    said = note["cases"][case]
+    config = said["config"]
     gated = _gate(config, "keys")
     options = Options(
         heads=config["num_attention_heads"],
@@ -289,7 +364,7 @@ def _layer(
     mixer.method = replace(mixer.method, growth=_growth(config))
 
     def weight(name: str) -> Tensor:
-        return torch.from_numpy(arrays[f"w/{name}"]).to(dtype)
+        return arrays.tensor(f"w/{name}", dtype)
 
     names = {
         "qkv.weight": ["c_q.weight", "c_k.weight", "c_v.weight"],
@@ -307,10 +382,8 @@ def _layer(
         for name, held in mixer.state_dict().items()
     }
     mixer.load_state_dict(weights)
-    first = _residual(case, config, arrays)
+    first = _residual(case, note, arrays)
     if first is not None:
-        values = torch.from_numpy(first).to(dtype)
-        if values.ndim == 4:  # by heads
-            values = values.transpose(1, 2).flatten(2)
-        mixer.qkv = _Residual(mixer.qkv, values[:, :length], arrays)
+        values = _channels(arrays.tensor(first, dtype), config["num_attention_heads"], said["T"])
+        mixer.qkv = _Residual(mixer.qkv, values, arrays)
     return mixer

@@ -7,115 +7,84 @@ transpose of ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.workloads.golden.driving import Arrays, Case, Form, Tensors, recurrence
 from workloads.ops import gated_linear, selective_scan
 
-Case = Callable[[torch.dtype], tuple[Tensor, Tensor]]
-Form = Callable[..., tuple[Tensor, Tensor]]
-Model = Callable[[Form, dict[str, Tensor], Tensor | None], tuple[Tensor, Tensor]]
-STARTS = ("S0", "h0")
+Op = Callable[..., tuple[Tensor, Tensor]]
+FIRST = ("u", "delta", "A", "Bm", "Cm", "D", "z", "delta_bias")
+SECOND = ("x", "dt", "A", "Bm", "Cm", "D", "dt_bias")
+OUTPUTS = ("out", "y", "o")
+STATES = ("last_state", "S", "state", "h")
 
 
-def knows(note: dict[str, Any], name: str) -> bool:
-    return any(str(called).startswith("mamba") for called in (note.get("name", ""), name))
+def knows(note: dict[str, Any], name: str, arrays: Arrays) -> bool:
+    return {"A", "Bm", "Cm"} <= set(arrays) and bool({"u", "x"} & set(arrays))
 
 
-def cases(note: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Case]]:
+def cases(note: dict[str, Any], arrays: Arrays) -> Iterator[Case]:
     """Outputs and last states of all three forms, from zero and from the file's state, then the
     gradients where the file has them."""
-    second = "y" in arrays or "x" in arrays
-    model = _mamba2 if second else _mamba1
-    forms = _forms(second)
-    results = [("y", "S")] if second else [("out", "last_state")]
-    results += [(f"{y}_from_{start}", f"{s}_from_{start}") for y, s in results for start in STARTS]
-    for label, form in forms.items():
-        for names in results:
-            start = next((name for name in STARTS if names[0].endswith(name)), None)
-            for at, array in enumerate(names):
-                if array in arrays:
-                    yield (
-                        f"{label} {array}",
-                        partial(_forward, partial(model, form), arrays, at, array, start),
-                    )
-        for array in arrays:
-            if f"d{array}" in arrays:
-                yield f"{label} d{array}", partial(_gradient, partial(model, form), arrays, array)
+    second = "x" in arrays
+    model, inputs = (_mamba2, SECOND) if second else (_mamba1, FIRST)
+    forms = {label: Form(partial(model, op), chunked) for label, op, chunked in _forms(second)}
+    yield from recurrence(arrays, forms, inputs=inputs, results=(*OUTPUTS, *STATES))
 
 
-def _forms(second: bool) -> dict[str, Form]:
+def _forms(second: bool) -> list[tuple[str, Op, bool]]:
+    """Mamba-1's chunks are of memory alone: inside one it is the plain recurrence."""
     if not second:
-        return {
-            "chunked": selective_scan.selective_scan,
-            "reference": selective_scan.selective_scan_reference,
-            "stepped": _stepped_selective_scan,
-        }
-    return {
-        "chunked": gated_linear.gated_linear_attention,
-        "reference": gated_linear.gated_linear_attention_reference,
-        "stepped": _stepped_gated_linear,
-    }
+        return [
+            ("parallel", selective_scan.selective_scan, False),
+            ("reference", selective_scan.selective_scan_reference, False),
+            ("steps", _stepped_selective_scan, False),
+        ]
+    return [
+        ("chunked", gated_linear.gated_linear_attention, True),
+        ("reference", gated_linear.gated_linear_attention_reference, False),
+        ("steps", _stepped_gated_linear, False),
+    ]
 
 
-def _tensors(arrays: Mapping[str, np.ndarray], dtype: torch.dtype) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.asarray(array)).to(dtype) for name, array in arrays.items()}
+def _results(output: Tensor, state: Tensor) -> Tensors:
+    return dict.fromkeys(OUTPUTS, output) | dict.fromkeys(STATES, state)
 
 
-def _forward(
-    model: Callable[[dict[str, Tensor], Tensor | None], tuple[Tensor, Tensor]],
-    arrays: Mapping[str, np.ndarray],
-    at: int,
-    array: str,
-    start: str | None,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    tensors = _tensors(arrays, dtype)
-    return model(tensors, None if start is None else tensors[start])[at], tensors[array]
+def _start(start: Tensors) -> Tensor | None:
+    return next((state.transpose(-1, -2) for state in start.values()), None)
 
 
-def _gradient(
-    model: Callable[[dict[str, Tensor], Tensor | None], tuple[Tensor, Tensor]],
-    arrays: Mapping[str, np.ndarray],
-    array: str,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    tensors = _tensors(arrays, dtype)
-    tensors[array].requires_grad_()
-    loss = (model(tensors, None)[0] * tensors["w"]).sum()
-    (found,) = torch.autograd.grad(loss, [tensors[array]])
-    return found, tensors[f"d{array}"]
-
-
-def _mamba1(form: Form, arrays: dict[str, Tensor], start: Tensor | None) -> tuple[Tensor, Tensor]:
+def _mamba1(op: Op, arrays: Tensors, start: Tensors) -> Tensors:
     u, dt, b, c = (arrays[name].transpose(1, 2) for name in ("u", "delta", "Bm", "Cm"))
-    dt = F.softplus(dt + arrays["delta_bias"] if "delta_bias" in arrays else dt)
-    initial = None if start is None else start.transpose(-1, -2)
-    y, state = form(u, dt, arrays["A"], b, c, initial_state=initial)
+    if "delta_bias" in arrays:
+        dt = dt + arrays["delta_bias"]
+    y, state = op(u, F.softplus(dt), arrays["A"], b, c, initial_state=_start(start))
     if "D" in arrays:
         y = y + arrays["D"] * u
     if "z" in arrays:
         y = y * F.silu(arrays["z"].transpose(1, 2))
-    return y.transpose(1, 2), state.transpose(-1, -2)
+    return _results(y.transpose(1, 2), state.transpose(-1, -2))
 
 
-def _mamba2(form: Form, arrays: dict[str, Tensor], start: Tensor | None) -> tuple[Tensor, Tensor]:
+def _mamba2(op: Op, arrays: Tensors, start: Tensors) -> Tensors:
     x, dt = arrays["x"], arrays["dt"]
     dt = F.softplus(dt + arrays["dt_bias"] if "dt_bias" in arrays else dt)
-    initial = None if start is None else start.transpose(-1, -2)
-    v = x * dt[..., None]
-    y, state = form(
-        arrays["Cm"], arrays["Bm"], v, dt * arrays["A"], scale=1.0, initial_state=initial
+    v, heads = x * dt[..., None], x.shape[2]
+    b, c = (
+        m if m.shape[2] in (1, heads) else m.repeat_interleave(heads // m.shape[2], 2)
+        for m in (arrays["Bm"], arrays["Cm"])
     )
+    y, state = op(c, b, v, dt * arrays["A"], scale=1.0, initial_state=_start(start))
     if "D" in arrays:
         y = y + arrays["D"][:, None] * x
-    return y, state.transpose(-1, -2)
+    return _results(y, state.transpose(-1, -2))
 
 
 def _stepped_selective_scan(

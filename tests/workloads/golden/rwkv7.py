@@ -2,69 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from tests.workloads.golden.driving import Arrays, Case, Form, Tensors, called, recurrence
 from workloads.ops.rwkv7 import wkv7, wkv7_reference, wkv7_step
 
-Case = Callable[[torch.dtype], tuple[Tensor, Tensor]]
-Form = Callable[..., tuple[Tensor, Tensor]]
 INPUTS = ("r", "w_log", "k", "v", "a", "b")
 
 
-def knows(note: dict[str, Any], name: str) -> bool:
-    """By the note's name or the file's."""
-    return any(str(called).startswith("rwkv7_wkv") for called in (note.get("name", ""), name))
+def knows(note: dict[str, Any], name: str, arrays: Arrays) -> bool:
+    """By the note's name or the file's, or by the inputs that no other file has."""
+    return called(note, name, "rwkv7") or set(INPUTS) <= set(arrays)
 
 
-def cases(note: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Case]]:
+def cases(note: dict[str, Any], arrays: Arrays) -> Iterator[Case]:
     """Outputs and last states of all three forms, from zero and from the file's state, then the
     gradients where the file has them."""
-    for form in (wkv7, _stepped, wkv7_reference):
-        label = form.__name__.strip("_")
-        scaled = partial(form, scale=note.get("scale", 1.0))
-        for suffix, start in (("", None), ("_from_S0", "S0")):
-            for at, array in enumerate(("o", "S")):
-                if array + suffix in arrays:
-                    yield (
-                        f"{label} {array}{suffix}",
-                        partial(_forward, scaled, arrays, at, array + suffix, start),
-                    )
-        for array in INPUTS:
-            if f"d{array}" in arrays:
-                yield f"{label} d{array}", partial(_gradient, scaled, arrays, array)
+    scale = float(note.get("scale", 1.0))
 
+    def form(op: Callable[..., tuple[Tensor, Tensor]]) -> Callable[[Tensors, Tensors], Tensors]:
+        def run(inputs: Tensors, start: Tensors) -> Tensors:
+            state = next(iter(start.values()), None)
+            output, last = op(*inputs.values(), scale=scale, initial_state=state)
+            return {"o": output, "S": last}
 
-def _tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(np.asarray(array)).to(dtype)
+        return run
 
-
-def _forward(
-    form: Form,
-    arrays: Mapping[str, np.ndarray],
-    at: int,
-    expected: str,
-    start: str | None,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    inputs = [_tensor(arrays[array], dtype) for array in INPUTS]
-    state = None if start is None else _tensor(arrays[start], dtype)
-    return form(*inputs, initial_state=state)[at], _tensor(arrays[expected], dtype)
-
-
-def _gradient(
-    form: Form, arrays: Mapping[str, np.ndarray], array: str, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    inputs = {name: _tensor(arrays[name], dtype).requires_grad_() for name in INPUTS}
-    output, _ = form(*inputs.values())
-    loss = (output * _tensor(arrays["w_loss"], dtype)).sum()
-    (found,) = torch.autograd.grad(loss, [inputs[array]])
-    return found, _tensor(arrays[f"d{array}"], dtype)
+    forms = {
+        "chunked": Form(form(wkv7), chunked=True),
+        "steps": Form(form(_stepped)),
+        "reference": Form(form(wkv7_reference)),
+    }
+    yield from recurrence(arrays, forms, inputs=INPUTS, results=("o", "S"))
 
 
 def _stepped(

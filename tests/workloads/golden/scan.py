@@ -2,80 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from tests.workloads.golden.driving import Arrays, Case, Form, Pair, Tensors, recurrence
 from workloads.architectures.min_gru import gates, log_decay
 from workloads.ops.scan import linear_scan, linear_scan_reference
 
-Case = Callable[[torch.dtype], tuple[Tensor, Tensor]]
-Form = Callable[..., tuple[Tensor, Tensor]]
+Op = Callable[..., tuple[Tensor, Tensor]]
 PRE_ACTIVATIONS = {"gru": ("z_pre", "h_pre"), "lstm": ("f_pre", "i_pre", "h_pre")}
 
 
-def knows(note: dict[str, Any], name: str) -> bool:
-    return any(str(called).startswith("mingru") for called in (note.get("name", ""), name))
+def knows(note: dict[str, Any], name: str, arrays: Arrays) -> bool:
+    return bool(_cells(arrays))
 
 
-def cases(note: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Case]]:
+def cases(note: dict[str, Any], arrays: Arrays) -> Iterator[Case]:
     """The hidden states of all forms, from zero and from the file's state, and the last of them;
-    gradients of sum(w h) where the file has them, called d(input)."""
-    for form in (linear_scan, linear_scan_reference, _stepped):
-        for cell, names in PRE_ACTIVATIONS.items():
-            for array, start in ((f"min{cell}", None), (f"min{cell}_from_h0", "h0")):
-                if array in arrays:
-                    label = f"{form.__name__.strip('_')} {array}"
-                    for at, what in enumerate(("", ", last state")):
-                        yield label + what, partial(_states, form, arrays, cell, array, start, at)
-            for wanted in names:
-                if "w" in arrays and f"d{wanted}" in arrays:
-                    label = f"{form.__name__.strip('_')} min{cell} d{wanted}"
-                    yield label, partial(_gradient, form, arrays, cell, wanted)
-    for cell, names in PRE_ACTIVATIONS.items():
-        if all(name in arrays for name in names):
-            yield f"log decay of min{cell}", partial(_decay, arrays, cell)
+    gradients of sum(w h) where the file has them.
+
+    In a file of one cell its states may be called h; the gradient of the candidate, which both
+    cells take, is compared there alone.
+    """
+    cells = _cells(arrays)
+    for cell in cells:
+        names = PRE_ACTIVATIONS[cell]
+        results = (f"min{cell}", "last", f"min{cell}_last")
+        results += ("h", "o", "h_last", "last_state") if len(cells) == 1 else ()
+        for label, op in _FORMS.items():
+            named = f"{label}, min{cell}"
+            forms = {named: Form(partial(_run, op, cell, results))}
+            yield from (
+                case
+                for case in recurrence(arrays, forms, inputs=names, results=results)
+                if len(cells) == 1 or not case.name.endswith(": dh_pre")
+            )
+            for array in arrays:
+                stem, _, start = array.partition("_from_")
+                if (
+                    stem in (f"min{cell}", "h")
+                    and stem in results
+                    and (not start or start in arrays)
+                ):
+                    run = partial(_last, arrays, op, cell, array, start)
+                    yield Case(f"{named}: {array}, last state", run)
+        yield Case(f"log decay of min{cell}", partial(_decay, arrays, cell))
 
 
-def _inputs(arrays: Mapping[str, np.ndarray], cell: str, dtype: torch.dtype) -> list[Tensor]:
-    return [torch.from_numpy(arrays[name]).to(dtype) for name in PRE_ACTIVATIONS[cell]]
+def _cells(arrays: Arrays) -> list[Any]:
+    """The cells whose pre-activations the file has."""
+    return [cell for cell, names in PRE_ACTIVATIONS.items() if set(names) <= set(arrays)]
 
 
-def _states(
-    form: Form,
-    arrays: Mapping[str, np.ndarray],
-    cell: Any,
-    array: str,
-    start: str | None,
-    at: int,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    decay, added = gates(cell, torch.cat(_inputs(arrays, cell, dtype), -1))
-    initial = None if start is None else torch.from_numpy(arrays[start]).to(dtype)
-    expected = torch.from_numpy(arrays[array]).to(dtype)
-    found = form(decay, added, initial_state=initial)[at]
-    return found, expected[:, -1] if at else expected
+def _run(op: Op, cell: Any, results: tuple[str, ...], inputs: Tensors, start: Tensors) -> Tensors:
+    decay, added = gates(cell, torch.cat(list(inputs.values()), -1))
+    states, last = op(decay, added, initial_state=next(iter(start.values()), None))
+    return {name: last if "last" in name else states for name in results}
 
 
-def _gradient(
-    form: Form, arrays: Mapping[str, np.ndarray], cell: Any, wanted: str, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    inputs = [x.requires_grad_() for x in _inputs(arrays, cell, dtype)]
-    states, _ = form(*gates(cell, torch.cat(inputs, -1)))
-    loss = (states * torch.from_numpy(arrays["w"]).to(dtype)).sum()
-    (found,) = torch.autograd.grad(loss, inputs[PRE_ACTIVATIONS[cell].index(wanted)])
-    return found, torch.from_numpy(arrays[f"d{wanted}"]).to(dtype)
+def _last(arrays: Arrays, op: Op, cell: Any, array: str, start: str, dtype: torch.dtype) -> Pair:
+    """The last state, which every form returns beside the states."""
+    inputs = {name: arrays.tensor(name, dtype) for name in PRE_ACTIVATIONS[cell]}
+    initial = {start: arrays.tensor(start, dtype)} if start else {}
+    return _run(op, cell, ("last",), inputs, initial)["last"], arrays.tensor(array)[:, -1]
 
 
-def _decay(
-    arrays: Mapping[str, np.ndarray], cell: Any, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _decay(arrays: Arrays, cell: Any, dtype: torch.dtype) -> Pair:
     """What the GPU's kernel is given, against what the formula of the file's note says."""
-    gate = {name: torch.from_numpy(arrays[name]).to(dtype) for name in PRE_ACTIVATIONS[cell]}
+    gate = {name: arrays.tensor(name, dtype) for name in PRE_ACTIVATIONS[cell]}
     opened = {name: torch.sigmoid(x) for name, x in gate.items()}
     if cell == "gru":
         expected = 1 - opened["z_pre"]
@@ -96,3 +94,10 @@ def _stepped(
         outputs.append(output)
     assert state is not None
     return torch.cat(outputs, 1), state
+
+
+_FORMS: dict[str, Op] = {
+    "parallel": linear_scan,
+    "reference": linear_scan_reference,
+    "steps": _stepped,
+}
