@@ -372,7 +372,6 @@ def test_a_state_refuses_more_tokens_than_it_was_made_for() -> None:
         ({"factor": -1.0}, "factor must be 0 or more"),
         ({"rotary": 3}, "in pairs"),
         ({"append_gate": True, "merge_gate": False}, "append_gate needs merge_gate"),
-        ({"value_residual": True}, "does not see"),
     ],
     ids=str,
 )

@@ -27,8 +27,9 @@ state is worked on once in a chunk.
 
 Left out: grouped key-value heads, which the paper's experiments do not have; and the rounding of
 values to bfloat16 in the authors' code. The value residual of their backbone needs the first
-layer's values, which a mixer does not see: it is refused. Beyond the shared shell it needs nothing;
-the token shift of their backbone is the option `token_shift`, off as in the shell of all others.
+layer's values, which a mixer does not see (its arithmetic is in `ops/kvm`). Beyond the shared shell
+it needs nothing; the token shift of their backbone is the option `token_shift`, off as in the shell
+of all others.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Options:
     value_radius: a merged value is stretched to the length of its row's first; else it is the mean.
     merge_gate, temperatures: learnt weights of merged tokens, and of window against state.
     append_gate: the gate weighs tokens that become rows too. token_shift: queries, keys and values
-    mixed with the token's before. value_residual: refused, as one layer does not see another.
+    mixed with the token's before.
     """
 
     heads: int = 4
@@ -79,7 +80,6 @@ class Options:
     temperatures: bool = True
     append_gate: bool = False
     token_shift: bool = False
-    value_residual: bool = False
 
     def __post_init__(self) -> None:
         if self.state not in LAWS:
@@ -100,11 +100,6 @@ class Options:
             raise ValueError(f"rotary counts channels that turn in pairs, not {self.rotary}")
         if self.append_gate and not self.merge_gate:
             raise ValueError("append_gate needs merge_gate: it is the same gate")
-        if self.value_residual:
-            raise ValueError(
-                "value_residual mixes in the first layer's values, which a layer's mixer does not "
-                "see; leave it off"
-            )
 
     @property
     def growth(self) -> kvm.Growth:
