@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.workloads.tiny_cells import measure_cell
-from workloads import conditions, neighbours, run
+from workloads import conditions, measuring, neighbours, run
 from workloads.cell import Cell
 from workloads.events import Facts
 from workloads.measurement import Measurement
@@ -92,6 +92,6 @@ def test_what_was_not_timed_here_has_no_share() -> None:
 
 def test_what_takes_long_is_not_taken_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditions, "taken", lambda: {neighbours.WAITED: 0.5})
-    monkeypatch.setattr(run, "REPEATED", 0.0)
+    monkeypatch.setattr(measuring, "REPEATED", 0.0)
     events = list(run.run(measure_cell()))
     assert len([event for event in events if isinstance(event, Measurement)]) == 1
