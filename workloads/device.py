@@ -100,6 +100,16 @@ def _limit_memory(device: torch.device, limit: int | None) -> None:
     torch.cuda.set_per_process_memory_fraction(share, device)
 
 
+@contextmanager
+def memory_limited(device: torch.device, limit: int, after: int | None) -> Iterator[None]:
+    """An accelerator's allocator gives no more than `limit` bytes within, then `after` again."""
+    _limit_memory(device, limit)
+    try:
+        yield
+    finally:
+        _limit_memory(device, after)
+
+
 def facts(device: torch.device) -> dict[str, Scalar]:
     """How this process computes: threads, how float32 products are rounded (`ieee`, `tf32`), and on
     a CPU what becomes of denormal numbers (`flushed`, `kept`)."""

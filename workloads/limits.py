@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from workloads import conditions, neighbours
+from workloads import device as devices
 from workloads.children import done_in_a_child
 from workloads.oom import out_of_memory
 from workloads.plugins import Axis, Unsupported
@@ -69,8 +70,7 @@ def largest(subject: Subject, axis: Axis, act: Act) -> float:
 
 
 def fits(subject: Subject, act: Act, steps: int, cap: int) -> bool:
-    """Whether so many steps of `act` fit into `cap` bytes. An accelerator's cap is the one its
-    allocator was given.
+    """Whether so many steps of `act` fit into `cap` bytes.
 
     Raises:
         Unsupported: this system cannot watch a process's memory.
@@ -83,7 +83,8 @@ def fits(subject: Subject, act: Act, steps: int, cap: int) -> bool:
         return ()
 
     if subject.device.type != "cpu":
-        return _done_here(tried) is not None
+        with devices.memory_limited(subject.device, cap, subject.cell.limits.memory_bytes):
+            return _done_here(tried) is not None
     return done_in_a_child(tried, cap, tidy=True) is not None
 
 
