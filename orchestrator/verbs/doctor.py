@@ -61,10 +61,20 @@ def _devices() -> Iterator[Finding]:
         yield "missing", "accelerator", "none found; cells run on the CPU"
     elif "+cpu" in metadata.version("torch"):
         yield "missing", "torch for CUDA", "this torch is a CPU build; install a CUDA build"
+    if environment.accelerators():
+        version = environment.version_of("nvidia-ml-py")
+        yield (
+            ("ok", "clocks of accelerators", f"nvidia-ml-py {version}")
+            if version
+            else ("missing", "clocks of accelerators", "pip install nvidia-ml-py (extra `gpu`)")
+        )
     device = environment.default_device()
     fingerprint = environment.describe(device).fingerprint
     if rates := read_probe(cache_folder(), fingerprint):
-        speed = f"{rates.flops_per_second / 1e9:,.0f} GFLOP/s"
+        speed = (
+            f"{rates.flops_per_second / 1e9:,.0f} GFLOP/s in float32,"
+            f" {rates.bfloat16_flops_per_second / 1e9:,.0f} in bfloat16"
+        )
         yield "ok", f"probe of {device}", f"{speed}, {rates.bytes_per_second / 1e9:,.0f} GB/s"
     else:
         yield "missing", f"probe of {device}", "made by the first `sweep`; only predictions use it"
