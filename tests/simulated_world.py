@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 
 from orchestrator.plan import Comparison, Plan, Primary
 from orchestrator.provenance import Envelope, Source
+from workloads import registry
 from workloads.cell import Cell
 from workloads.environment import Environment
 from workloads.measurement import Measurement, Reason
@@ -40,6 +41,14 @@ FACTS: Mapping[str, Mapping[str, Any]] = {
     "validation_loss": {"unit": "nats/token", "title": "Validation loss"},
     "accuracy": {"unit": "1", "title": "Accuracy", "better": "greater", "scale": "difference"},
 }
+
+
+def present_version(metric: str, task: str = "language_modelling") -> int:
+    """Of a metric, so that what is made here answers a plan; 1 of one that nobody has."""
+    try:
+        return registry.metric(task, metric).version
+    except registry.UnknownPlugin:
+        return 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,18 +146,18 @@ class SimulatedWorld:
         slowness: float,
         reason: Reason | None,
     ) -> Measurement:
-        facts = FACTS[metric]
+        facts = FACTS[metric] | {"version": present_version(metric, cell.task)}
         if reason is not None:
-            return Measurement(metric=metric, version=1, reason=reason, **facts)
+            return Measurement(metric=metric, reason=reason, **facts)
         truth = law.value(metric, cell.seq_len, cell.batch_size or 1)
         if facts.get("deterministic"):
-            return Measurement(metric=metric, version=1, samples=(truth,), **facts)
+            return Measurement(metric=metric, samples=(truth,), **facts)
         process = random.normal(0, self.process_noise)
         count = self.samples if cell.kind == "measure" else 1
         noise = random.normal(0, self.sample_noise, count) if cell.kind == "measure" else 0.0
         logs = process + (slowness if cell.kind == "measure" else 0.0) + noise
         values = np.atleast_1d(truth * np.exp(logs))
-        return Measurement(metric=metric, version=1, samples=tuple(values.tolist()), **facts)
+        return Measurement(metric=metric, samples=tuple(values.tolist()), **facts)
 
     def log_ratio(
         self, metric: str, baseline: str, challenger: str, seq_len: float, batch_size: int = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.plan import Comparison, Plan
 from orchestrator.provenance import Envelope, Prediction, Source, new_key
+from tests.simulated_world import present_version
 from workloads.cell import Cell, Limits
 from workloads.environment import Environment
 from workloads.measurement import Measurement, Reason
@@ -43,8 +44,10 @@ def cell(seq_len: int = 128, *metrics: str, limits: Limits | None = None) -> Cel
 
 
 def timed(
-    metric: str, *samples: float, version: int = 1, reason: Reason | None = None
+    metric: str, *samples: float, version: int | None = None, reason: Reason | None = None
 ) -> Measurement:
+    """A time as the metric of that name takes it now, or as another version did."""
+    version = version or present_version(metric)
     return Measurement(
         metric=metric, version=version, unit="s", title=metric, samples=samples, reason=reason
     )

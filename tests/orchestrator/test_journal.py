@@ -125,8 +125,8 @@ def killing(function):
         return result
     return wrapped
 
-os.fsync, Path.rename, Path.open = map(killing, (os.fsync, Path.rename, Path.open))
 one = envelope(cell(128))
+os.fsync, Path.rename, Path.open = map(killing, (os.fsync, Path.rename, Path.open))
 Journal(Path(sys.argv[1])).append(one)
 print("stored")
 """
