@@ -22,10 +22,11 @@ from orchestrator.journal import (
     missing,
 )
 from tests.orchestrator.made_records import HERE, cell, envelope, timed
+from tests.simulated_world import present_version
 from workloads.cell import Limits
 from workloads.measurement import Reason
 
-VERSIONS = {"train_step_time": 1, "peak_memory": 1}
+VERSIONS = {name: present_version(name) for name in ("train_step_time", "peak_memory")}
 
 
 def test_records_come_back_whole_and_in_order(tmp_path: Path) -> None:
