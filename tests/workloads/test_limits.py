@@ -110,7 +110,7 @@ def test_the_value_found_runs_again_and_a_tenth_more_does_not(
     metric: str, axis: str, architecture: str, cap: int, alone: Measured
 ) -> None:
     # Many short sequences where much is to be filled: attention takes the square of the length.
-    cell = capped(metric, architecture, cap, batch_size=2 if cap < 100 * MEBIBYTE else 32)
+    cell = capped(metric, architecture, cap, batch_size=2 if cap < 100 * MEBIBYTE else 512)
     found = alone(cell)
     (value,) = found.samples
     assert value > 2 * getattr(cell, axis) and found.memory_bytes == cap
