@@ -21,7 +21,7 @@ from workloads.median import interval_width
 MIN_SAMPLES = 3
 MAX_SAMPLES = 200
 MIN_SECONDS = 0.1
-MAX_SECONDS = 0.4
+MAX_SECONDS = 0.25
 NARROW = 0.02
 """Width of the 95 % interval of the median, relative to the median, at which samples are enough."""
 STABLE = 0.02
