@@ -61,7 +61,7 @@ def test_a_sweep_on_ray(tmp_path: Path) -> None:
     lines = out.splitlines()
     # The answer in one sentence is the conclusion's own; nothing else may be said.
     unknown = [line for line in lines if not any(re.fullmatch(p, line) for p in PRINTED)]
-    assert len(unknown) == 1 and unknown[0].startswith("On "), out
+    assert len(unknown) == 1 and " On " in f" {unknown[0]}", out
 
     assert listeners and all(map(loopback, listeners)), listeners
     assert len(folders) == 1 and not any(folder.exists() for folder in folders)
