@@ -88,10 +88,10 @@ def _row(
         "tokens_per_update": merged.facts.get("tokens_per_update", cell.tokens_per_update),
         **_shares(seen, merged),
         "median_interval": max(_intervals(seen), default=None),
-        "waited_share": max(_condition(merged, seen, neighbours.WAITED), default=None),
-        "busy_share": min(_condition(merged, seen, conditions.BUSY), default=None),
-        "slowed_share": max(_condition(merged, seen, conditions.SLOWED), default=None),
-        "sm_clock": min(_condition(merged, seen, conditions.SM_CLOCK), default=None),
+        "waited_share": max(_condition(seen, neighbours.WAITED), default=None),
+        "busy_share": min(_condition(seen, conditions.BUSY), default=None),
+        "slowed_share": max(_condition(seen, conditions.SLOWED), default=None),
+        "sm_clock": min(_condition(seen, conditions.SM_CLOCK), default=None),
         "attempts": merged.attempts,
         "seconds": record.seconds,
         "predicted_seconds": prediction and prediction.seconds,
@@ -127,11 +127,10 @@ def _intervals(seen: ObservedCell) -> Iterator[float]:
             yield width
 
 
-def _condition(merged: Merged, seen: ObservedCell, name: str) -> Iterator[float]:
+def _condition(seen: ObservedCell, name: str) -> Iterator[float]:
     """Of each metric that was timed, a condition of its calls, where it is known."""
     for metric in seen.cell.metrics:
-        value = merged.facts.get(conditions.fact(name, metric))
-        if isinstance(value, int | float):
+        if (value := seen.condition(name, metric)) is not None:
             yield value
 
 

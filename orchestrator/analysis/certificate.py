@@ -17,7 +17,7 @@ from orchestrator.analysis.blocks import BEST, Block
 from orchestrator.analysis.derived import TIMED
 from orchestrator.analysis.observations import Observed, ObservedCell
 from orchestrator.search import Search
-from workloads.conditions import BUSY, LAUNCH_BOUND, SLOWED, SM_CLOCK, fact
+from workloads.conditions import BUSY, LAUNCH_BOUND, SLOWED, SM_CLOCK
 from workloads.environment import is_cpu
 from workloads.neighbours import DISTURBED, WAITED, WITHHELD, disturbance
 
@@ -295,8 +295,12 @@ def _scatter(block: Block, row: int) -> float | None:
     return float(np.median(found)) if found else None
 
 
+def _is_timed(of: _Compared) -> bool:
+    return of.block.kind == "measure" and of.block.facts.unit in TIMES
+
+
 def _quiet(of: _Compared) -> tuple[bool | None, str] | None:
-    if of.block.kind != "measure" or of.block.facts.unit not in TIMES:
+    if not _is_timed(of):
         return None
     taken = [
         [share for seen in side.cells for share in _disturbance(seen, of.block.metric)]
@@ -323,10 +327,8 @@ def _disturbance(seen: ObservedCell, metric: str) -> Iterator[float]:
 
 def _condition(seen: ObservedCell, metric: str, name: str) -> Iterator[float]:
     """A condition under which this metric, or what it derives from, was timed, if it is known."""
-    facts = seen.merged.facts if seen.merged else {}
-    value = facts.get(fact(name, TIMED.get(metric, metric)))
-    if isinstance(value, int | float):
-        yield float(value)
+    if (value := seen.condition(name, TIMED.get(metric, metric))) is not None:
+        yield value
 
 
 def _conditions(of: _Compared, name: str) -> list[list[float]]:
@@ -338,7 +340,7 @@ def _conditions(of: _Compared, name: str) -> list[list[float]]:
 
 
 def _busy(of: _Compared) -> tuple[bool | None, str] | None:
-    if of.block.kind != "measure" or of.block.facts.unit not in TIMES or is_cpu(of.block.device):
+    if not _is_timed(of) or is_cpu(of.block.device):
         return None
     busy = _conditions(of, BUSY)
     if not all(busy):
@@ -350,7 +352,7 @@ def _busy(of: _Compared) -> tuple[bool | None, str] | None:
 
 
 def _clocks(of: _Compared) -> tuple[bool | None, str] | None:
-    if of.block.kind != "measure" or of.block.facts.unit not in TIMES or is_cpu(of.block.device):
+    if not _is_timed(of) or is_cpu(of.block.device):
         return None
     clocks, slowed = _conditions(of, SM_CLOCK), _conditions(of, SLOWED)
     if not all(clocks):

@@ -37,6 +37,12 @@ class ObservedCell:
         facts = self.merged.facts if self.merged else {}
         return facts.get(conditions.fact(fact, metric), facts.get(fact))
 
+    def condition(self, name: str, metric: str) -> float | None:
+        """A condition under which a metric was timed; None where it is not on record."""
+        facts = self.merged.facts if self.merged else {}
+        value = facts.get(conditions.fact(name, metric))
+        return float(value) if isinstance(value, int | float) else None
+
     @property
     def status(self) -> str:
         return "pending" if self.merged is None else str(self.merged.status)

@@ -77,15 +77,10 @@ def _whose(concerned: Sequence[tuple[str, str]], comparisons: Sequence[Compariso
 def _by_other_code(comparison: Comparison) -> Iterator[str]:
     """What the verdict is where another label of the sweep computes the challenger's method by
     other code, and by what factor that moves the crossing."""
-    mine = comparison.method(comparison.challenger)
+    alike = comparison.same_method()
     others: dict[str, list[Row]] = {}
-    for row in comparison.tables.crossovers.to_pylist():
-        if (
-            block_of(row) == block_of(comparison.first)
-            and row["challenger"] != comparison.challenger
-            and mine is not None
-            and comparison.method(row["challenger"]) == mine
-        ):
+    for row in comparison.tables.crossovers.to_pylist() if alike else ():
+        if row["challenger"] in alike and block_of(row) == block_of(comparison.first):
             others.setdefault(row["challenger"], []).append(row)
     for rows in others.values():
         text = f"The same method by other code: {sentence(Comparison(comparison.tables, rows))}"

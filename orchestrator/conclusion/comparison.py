@@ -98,14 +98,16 @@ class Comparison:
             _UNKNOWN,
         )
 
-    def method(self, label: str) -> str | None:
-        """What a label computes, whatever the code; None where that is not known, as in tables of
-        an older version."""
+    def same_method(self) -> set[str]:
+        """The other labels that compute what the challenger does, by other code; none where that
+        is not known, as in tables of an older version."""
         cells = self.tables.cells
         if "method" not in cells.column_names:
-            return None
-        rows = cells.select(["label", "method"]).to_pylist()
-        return next((row["method"] for row in rows if row["label"] == label), None)
+            return set()
+        methods = dict(zip(cells["label"].to_pylist(), cells["method"].to_pylist(), strict=True))
+        mine = methods.get(self.challenger)
+        alike = {label for label, method in methods.items() if method == mine is not None}
+        return alike - {self.challenger}
 
     def named(self, label: str) -> str:
         """A label with the code that ran under it."""
