@@ -48,12 +48,14 @@ def open_device(cell: Cell) -> torch.device:
 
 
 def set_products() -> None:
-    """How an accelerator multiplies and adds up, in this process."""
+    """How an accelerator multiplies and adds up in this process; attention never by way of the
+    matrix that torch would fall back on without a word."""
     for kernels in _float32_kernels():
         kernels.fp32_precision = "ieee"
     products: Any = torch.backends.cuda.matmul
     products.allow_bf16_reduced_precision_reduction = False
     products.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.enable_math_sdp(False)
 
 
 @contextmanager

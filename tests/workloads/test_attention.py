@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.workloads.decoding import decode
 from workloads import plugins, registry
 from workloads.mixer import Mixer, held_bytes
 from workloads.ops.attention import alibi_slopes, attend, attend_as_matrix
 from workloads.ops.windowed_attention import attend_in_window, keys_per_query
+from workloads.plugins import Unsupported
 
 CPU = torch.device("cpu")
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -121,6 +123,15 @@ def test_a_window_never_costs_less_than_what_it_sees(length: int, window: int) -
 
 def test_long_windowed_contexts_cost_the_same_for_a_token() -> None:
     assert keys_per_query(1 << 20, 128) == pytest.approx(256, rel=1e-3)
+
+
+def test_a_device_without_a_fused_kernel_is_unsupported() -> None:
+    q, k, v = _heads(1, 8, 8, 2, 2, 16)
+    with (
+        sdpa_kernel(SDPBackend.CUDNN_ATTENTION),
+        pytest.raises(Unsupported, match=r"heads of width 16 in torch.float64 on cpu"),
+    ):
+        attend(q, k, v)
 
 
 def test_slopes_are_those_of_the_paper() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -38,3 +41,12 @@ def test_a_record_says_how_its_numbers_were_rounded() -> None:
             said |= event.values
     assert said["denormals"] == "flushed" and said["float32_products"] == "ieee"
     assert torch.count_nonzero(halved(1)), "the cell leaves this process as it was"
+
+
+def test_an_accelerator_may_not_fall_back_on_the_attention_matrix() -> None:
+    script = (
+        "import torch; from workloads import device; device.set_products();"
+        "assert not torch.backends.cuda.math_sdp_enabled();"
+        "assert torch.backends.cuda.flash_sdp_enabled()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

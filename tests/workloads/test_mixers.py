@@ -11,6 +11,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.workloads.decoding import decode
 from tests.workloads.mixer_variants import (
@@ -126,6 +127,18 @@ def test_options_that_choose_the_code_leave_the_numbers(name: str) -> None:
         found.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_attention_never_falls_back_on_the_matrix(name: str, dtype: torch.dtype) -> None:
+    """In no form: torch would take the slow kernel without a word."""
+    mixer, width = mixer_of(name, dtype)
+    x = random_input(width, dtype, LONG).requires_grad_()
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        mixer(x).sum().backward()
+        with torch.no_grad():
+            decode(mixer, x.detach(), (20, LONG // 2))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,17 +3,20 @@
 Queries are (B, T, H, D), keys and values (B, S, H_kv, D): query head j reads key-value head j // (H
 / H_kv), consecutive groups (Ainslie et al. 2023, "GQA"). Where S > T the queries are the last T of
 the S tokens. Scores are scaled by D^-0.5. On every device the products run in torch's
-`scaled_dot_product_attention`, which keeps no T x S matrix.
+`scaled_dot_product_attention`, in one of its kernels that keep no T x S matrix.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from workloads.plugins import Unsupported
 
 ROPE_BASE = 10_000.0
 """Wavelengths of rotary positions grow from 2 pi to 2 pi times this (Su et al. 2021)."""
@@ -21,7 +24,7 @@ QUERY_BLOCK = 256
 """Queries whose mask is built at a time where a context is continued: linear in the context."""
 ALIBI_COLUMNS = 4
 """Columns that linear biases add to each head's queries, keys and values."""
-_NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+_NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 _rotary: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 _slopes: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 
@@ -137,7 +140,7 @@ def attend_token(
         mixed: Tensor = weights.to(values.dtype) @ values
     else:
         with decoding_kernels(q):
-            mixed = F.scaled_dot_product_attention(rows, keys, values, attn_mask=bias)
+            mixed = fused(rows, keys, values, attn_mask=bias)
     return mixed.reshape(batch, heads, width)
 
 
@@ -174,6 +177,24 @@ def distance_behind(rows: int, seen: int, device: torch.device) -> Tensor:
     return position[seen - rows :, None] - position
 
 
+def fused(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """torch's attention of q (B, H, T, D) to k, v (B, H_kv, S, D), with its options.
+
+    Raises:
+        Unsupported: none of its fused kernels takes these here, and the one that keeps the T x S
+        matrix is switched off, as `device.set_products` does on an accelerator.
+    """
+    try:
+        return F.scaled_dot_product_attention(q, k, v, **options)
+    except RuntimeError as error:
+        if "No available kernel" not in str(error):
+            raise
+        raise Unsupported(
+            f"no fused attention kernel of torch takes heads of width {q.shape[-1]} in {q.dtype} "
+            f"on {q.device.type} (`attention: materialised` is the matrix, under its own name)"
+        ) from error
+
+
 def sdpa(
     q: Tensor,
     k: Tensor,
@@ -190,7 +211,7 @@ def sdpa(
         # Only flash attention shares heads there; any other kernel would leave the T x S matrix.
         k, v = (x.repeat_interleave(groups, 2) for x in (k, v))
         groups = 1
-    return F.scaled_dot_product_attention(
+    return fused(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),

@@ -44,8 +44,9 @@ from workloads.train import MICRO_BATCH_TOKENS, TrainedModel, next_token_losses
 VERSION = 1
 HUB = ("Salesforce/wikitext", "wikitext-103-raw-v1")
 EDGE_WINDOWS = 16
-COUNTED_TOKENS = 10_000_000
-"""Of the training text, for how often each stands there: a longer one need not be read whole."""
+COUNTED_TOKENS = 1_000_000
+"""Of the training text, evenly over it, for how often each stands there: every process that trains
+counts them again."""
 _OF_HUB = ("config", "text_column", "train_split", "validation_split")
 
 
@@ -121,7 +122,7 @@ def prepare(options: Options, folder: Path) -> TaskData:
 def _without_a_model(data: TaskData, options: Options) -> dict[str, Scalar]:
     """Losses of the scored targets under how often each token was counted."""
     vocab_size = len(data.token_bytes)
-    counts = np.bincount(data.train[:COUNTED_TOKENS], minlength=vocab_size)
+    counts = np.bincount(data.train[:: -(-len(data.train) // COUNTED_TOKENS)], minlength=vocab_size)
     scored = data.validation[1 : options.validation_tokens + 1].astype(np.int64)
     loss = frequency_loss(counts, scored)
     text_bytes = int(data.token_bytes[scored].sum())

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from orchestrator.analysis import certificate, tables
+from orchestrator.analysis import tables
+from orchestrator.analysis.certificate import implementation
 from orchestrator.analysis.tables import Tables
 from orchestrator.conclusion import answer
 from orchestrator.plan import Primary
@@ -304,4 +305,4 @@ def test_cells_that_were_asked_for_unlike_are_named(clause: str, changes: dict[s
 
 
 def test_it_asks_no_more_of_parameters_than_the_solver_promises() -> None:
-    assert certificate.PARAMETERS == sizing.TOLERANCE
+    assert implementation.PARAMETERS == sizing.TOLERANCE

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workloads.ops.attention import fused
 from workloads.ops.kvm.memory import Memory
 from workloads.ops.kvm.state import Learned, Method, read
 
@@ -20,10 +21,10 @@ PREFIXES = 16
 def causal(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Plain causal attention of the last tokens to all, (B, H, T, D)."""
     if q.shape[2] == keys.shape[2]:
-        return F.scaled_dot_product_attention(q, keys, values, is_causal=True)
+        return fused(q, keys, values, is_causal=True)
     tokens, seen = q.shape[2], keys.shape[2]
     mask = torch.ones(tokens, seen, dtype=torch.bool, device=q.device).tril(seen - tokens)
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    return fused(q, keys, values, attn_mask=mask)
 
 
 def chunks_to_states(
@@ -46,9 +47,7 @@ def chunks_to_states(
     keys = torch.cat((row_keys, *_windows(keys, states, chunk)), 3)
     values = torch.cat((row_values, *_windows(values, states, chunk)), 3)
     seen = _seen(memory.rows, growth.window, chunk, q.device)
-    mixed = F.scaled_dot_product_attention(
-        by_chunk, keys.flatten(0, 1), values.flatten(0, 1), attn_mask=seen[None]
-    )
+    mixed = fused(by_chunk, keys.flatten(0, 1), values.flatten(0, 1), attn_mask=seen[None])
     return mixed.reshape(*q.shape[:2], -1, q.shape[-1])[:, :, front : front + tokens]
 
 
@@ -76,7 +75,7 @@ def _prefixes(
         most = torch.tensor(filled, device=q.device)[at // chunk]
         seen = torch.cat((torch.arange(filled[last - 1], device=q.device) < most, seen), 1)
         mixed.append(
-            F.scaled_dot_product_attention(
+            fused(
                 q[:, :, start - front : end - front],
                 torch.cat((rows[0][:, :, : filled[last - 1]], keys[:, :, near]), 2),
                 torch.cat((rows[1][:, :, : filled[last - 1]], values[:, :, near]), 2),
