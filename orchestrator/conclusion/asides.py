@@ -43,7 +43,7 @@ def asides(comparison: Comparison) -> Iterator[str]:
 
 def heading(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """What stands before verdicts of which some are between codes of two kinds."""
-    figures = {one.challenger: one.unfair().get(KERNEL_CLASS) for one in comparisons}
+    figures = {one.challenger: one.clauses(False).get(KERNEL_CLASS) for one in comparisons}
     concerned = [label for label, figure in figures.items() if figure]
     if len(comparisons) == 1 and concerned:
         yield f"Implementations, not architectures, are compared ({figures[concerned[0]]})."
@@ -53,19 +53,20 @@ def heading(comparisons: Sequence[Comparison]) -> Iterator[str]:
 
 
 def unfair(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """What was not fair about them, each clause once: with its figure of a single comparison, with
-    the challengers it concerns of several."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for one in comparisons:
-        for clause, figure in one.unfair().items():
-            if clause != KERNEL_CLASS:
-                found.setdefault(clause, []).append((one.challenger, figure))
-    told = [
-        f"{clause} ({of[0][1] if len(comparisons) == 1 else _whose(of, comparisons)})"
-        for clause, of in found.items()
-    ]
-    if told:
-        yield f"Not as fair as it should be: {'; '.join(told)}."
+    """What was not fair about them, and of what nobody knows whether it was: each clause once, with
+    its figure of a single comparison, with the challengers it concerns of several."""
+    for opening, holds in (("Not as fair as it should be", False), ("Not known to be fair", None)):
+        found: dict[str, list[tuple[str, str]]] = {}
+        for one in comparisons:
+            for clause, figure in one.clauses(holds).items():
+                if holds is None or clause != KERNEL_CLASS:
+                    found.setdefault(clause, []).append((one.challenger, figure))
+        told = [
+            f"{clause} ({of[0][1] if len(comparisons) == 1 else _whose(of, comparisons)})"
+            for clause, of in found.items()
+        ]
+        if told:
+            yield f"{opening}: {'; '.join(told)}."
 
 
 def _whose(concerned: Sequence[tuple[str, str]], comparisons: Sequence[Comparison]) -> str:

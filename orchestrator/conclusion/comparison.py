@@ -77,14 +77,15 @@ class Comparison:
         noun = "round" if self.summary()["kind"] == "measure" else "seed"
         return plural(self.first["replicates"] or 0, noun)
 
-    def unfair(self) -> dict[str, str]:
-        """The clauses of the fairness certificate that do not hold, each with its figure."""
+    def clauses(self, holds: bool | None) -> dict[str, str]:
+        """The clauses of the fairness certificate that hold, do not, or are not known (None), each
+        with its figure."""
         return {
             row["clause"]: row["figure"]
             for row in self.tables.certificate.to_pylist()
             if block_of(row) == block_of(self.first)
             and row["challenger"] == self.challenger
-            and row["holds"] is False
+            and row["holds"] is holds
         }
 
     def summary(self, label: str | None = None) -> Row:
