@@ -140,7 +140,8 @@ def _tuning(loaded: LoadedSpec, tried: Tried) -> tuple[list[Search], dict[Point,
         tokens=spec.tune.tokens,
         metric=spec.train.judged_by(spec.tune),
     )
-    return tuning.tuned(_trained(loaded, tuning.SEED), asked, tried)
+    searched = spec.tune.searched(spec.train.seq_len)
+    return tuning.tuned(_trained(loaded, tuning.SEED), asked, tried, searched)
 
 
 def _train_block(loaded: LoadedSpec, seed: int, settings: Mapping[Point, Setting]) -> list[Cell]:

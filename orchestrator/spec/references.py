@@ -174,6 +174,13 @@ def _tune_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
             yield ("tune", name), f"must have low below high, not {numbers[0]} and {numbers[1]}"
         if isinstance(value, dict) and name in _mapping(train, "optimiser"):
             yield ("tune", name), "train.optimiser gives it too; leave one of the two out"
+    trained = _list(train, "seq_len")
+    untrained = [one for one in _list(tune, "seq_len") if one not in trained]
+    if trained and untrained:
+        yield (
+            ("tune", "seq_len"),
+            f"train.seq_len has no {shorten([str(one) for one in untrained])}",
+        )
     metric, asked = tune.get("metric"), _list(train, "metrics")
     if isinstance(metric, str) and asked and metric not in asked:
         known = [name for name in asked if isinstance(name, str)]

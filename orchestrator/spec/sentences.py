@@ -133,7 +133,8 @@ def _unknown_key(place: Place, root: type[BaseModel]) -> str:
         if [part] != parent and any(key in m.model_fields for m in _models(field.annotation))
     ]
     if elsewhere:
-        return f"belongs under {' or '.join(elsewhere)}"
+        *before, last = elsewhere
+        return f"belongs under {', '.join(before)} or {last}" if before else f"belongs under {last}"
     return unknown("key", str(key), known)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
@@ -173,8 +174,9 @@ class Tune(Strict):
     """Every label's settings are searched for, by equal means, before it is trained for the
     comparison: the learning rate, and of the optimiser's settings and `forget_bias`, where an
     architecture has that option, those that have a range. A search has so many trials, the last
-    of them of so many `tokens`, at both ends of `train.seq_len`. `metric` is what they are
-    judged by (default: `validation_loss` where train asks for it, else its first)."""
+    of them of so many `tokens`, at each length of `seq_len` (default: both ends of
+    `train.seq_len`). `metric` is what they are judged by (default: `validation_loss` where train
+    asks for it, else its first)."""
 
     learning_rate: Range
     weight_decay: Range | None = None
@@ -183,7 +185,12 @@ class Tune(Strict):
     forget_bias: Range | None = None
     trials: Annotated[int, Field(ge=4, le=1000)] = 8
     tokens: Tokens
+    seq_len: Lengths | None = None
     metric: str | None = None
+
+    def searched(self, trained: Sequence[int]) -> list[int]:
+        """The lengths with a search of their own, of those that are trained at."""
+        return sorted(self.seq_len or {min(trained), max(trained)})
 
     def space(self) -> dict[str, tuple[float, float]]:
         """The ranges by name."""
@@ -307,5 +314,6 @@ class SweepSpec(Strict):
         if self.train is not None:
             cells += points * len(self.train.seq_len) * self.train.seeds
         if self.train is not None and self.tune is not None:
-            cells += points * (4 * self.tune.trials + 3 * len(self.train.seq_len))
+            searched = len(self.tune.searched(self.train.seq_len))
+            cells += points * (2 * self.tune.trials * searched + 3 * len(self.train.seq_len))
         return cells

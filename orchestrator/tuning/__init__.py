@@ -1,5 +1,6 @@
 """Tuning before comparing: for every label and size a search for the learning rate (and what else
-the sweep file names) at both ends of the lengths that are trained at, with equal trials and tokens.
+the sweep file names) at both ends of the lengths that are trained at, or at those of them that the
+file says, with equal trials and tokens.
 
 A search goes in steps, each waiting for the one before; what is not answered yet is an open cell:
 
@@ -10,8 +11,9 @@ A search goes in steps, each waiting for the one before; what is not answered ye
 4. the optimum of the last rung, as below. Where its best trial lies at an end of the range, the
    range is widened once on this side; all labels of the same size and length then have as many
    trials more, those of whom nothing is widened where the sampler asks, told of the last rung;
-5. at every length that is trained at the rate interpolated between the two ends (log rate over log
-   length), its half and its double: the vertex of these three is what the length is trained with.
+5. at every length that is trained at the rate interpolated between the lengths searched on both
+   sides of it (log rate over log length), its half and its double: the vertex of these three is
+   what the length is trained with.
 
 The optimum is fitted, by least squares over the trials at the tokens asked for: a parabola in the
 log rate, and a linear term in the logarithm of each other setting of the label, so that the rate is

@@ -14,7 +14,7 @@ CHECKED = (0.5, 1.0, 2.0)
 
 
 class Check(Trials):
-    """`setting` is what the searches at the ends have found, None where there is none."""
+    """`setting` is what the searches have found for the length, None where there is none."""
 
     def __init__(self, template: Cell, asked: Asked, tried: Tried, setting: Setting | None) -> None:
         super().__init__(template, asked, tried, f"check {sorted((setting or {}).items())}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from orchestrator.search import Search, Setting
 from orchestrator.tuning.check import Check
 from orchestrator.tuning.sampler import rounded
@@ -21,7 +23,7 @@ def point(cell: Cell) -> Point:
 
 
 def tuned(
-    templates: Sequence[Cell], asked: Asked, tried: Tried
+    templates: Sequence[Cell], asked: Asked, tried: Tried, searched: Sequence[int]
 ) -> tuple[list[Search], dict[Point, Setting]]:
     """The searches as far as they have come, and the setting of each point whose searches are over.
 
@@ -30,28 +32,27 @@ def tuned(
             learning rate.
         asked: what the file asks for.
         tried: what is on record.
+        searched: the lengths that have a search, ascending.
     """
-    lengths = sorted({cell.seq_len for cell in templates})
-    ends = dict.fromkeys((lengths[0], lengths[-1]))
     studies = {
         point(cell): Study(cell, concerning(cell, asked), tried, beside=len(asked.space) - 1)
         for cell in templates
-        if cell.seq_len in ends
+        if cell.seq_len in searched
     }
     for study in studies.values():
         study.explore()
-    for size, end in {(size, end) for _, size, end in studies}:
-        same = [study for (_, *at), study in studies.items() if at == [size, end]]
+    for size, length in {(size, length) for _, size, length in studies}:
+        same = [study for (_, *at), study in studies.items() if at == [size, length]]
         if all(study.is_over for study in same) and any(study.edge for study in same):
             for study in same:
                 study.widen()
     searches = [study.search() for study in studies.values()]
     settings: dict[Point, Setting] = {}
     for cell in templates:
-        of_ends = [studies[cell.label, cell.size, end] for end in ends]
-        over = all(study.is_over for study in of_ends)
+        mine = [studies[cell.label, cell.size, length] for length in searched]
+        over = all(study.is_over for study in mine)
         of_label = concerning(cell, asked)
-        check = Check(cell, of_label, tried, _between(cell.seq_len, of_ends) if over else None)
+        check = Check(cell, of_label, tried, _between(cell.seq_len, mine) if over else None)
         if over:
             check.carry_out()
         else:
@@ -62,15 +63,21 @@ def tuned(
     return searches, settings
 
 
-def _between(length: int, ends: Sequence[Study]) -> Setting | None:
-    """The setting at a length between the ends' optima: logarithms over the logarithm of length."""
-    found = [(study.search().seq_len, study.setting()) for study in ends]
+def _between(length: int, studies: Sequence[Study]) -> Setting | None:
+    """The setting at a length between the optima of the searches on both sides of it: logarithms
+    over the logarithm of length; beyond all of them, that of the nearest."""
+    found = [(study.search().seq_len, study.setting()) for study in studies]
     known = [(seq_len, setting) for seq_len, setting in found if setting is not None]
     if not known:
         return None
-    (low, first), (high, last) = known[0], known[-1]
-    part = 0.0 if low == high else math.log(length / low) / math.log(high / low)
+    lengths = np.log([seq_len for seq_len, _ in known])
     return {
-        name: rounded(math.exp((1 - part) * math.log(first[name]) + part * math.log(last[name])))
-        for name in first
+        name: rounded(
+            math.exp(
+                np.interp(
+                    math.log(length), lengths, np.log([setting[name] for _, setting in known])
+                )
+            )
+        )
+        for name in known[0][1]
     }

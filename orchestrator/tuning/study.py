@@ -1,4 +1,4 @@
-"""The search at one end of the lengths: steps 1 to 4."""
+"""The search at one length: steps 1 to 4."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rungs(trials: int, tokens: int, last: int = LAST_RUNG) -> list[tuple[int, in
 
 
 class Study(Trials):
-    """The search at one end of the lengths. `beside`: so many settings beside the rate does the
+    """The search at one length. `beside`: so many settings beside the rate does the
     file name, of which a label has all or fewer."""
 
     def __init__(self, template: Cell, asked: Asked, tried: Tried, beside: int) -> None:

@@ -33,7 +33,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         ),
     ),
     ({"rounds": 3}, "rounds: belongs under measure"),
-    ({"seq_len": [3]}, "seq_len: belongs under measure or train"),
+    ({"seq_len": [3]}, "seq_len: belongs under measure, train or tune"),
     (
         {"measure.metrics": ["max_seq_len"]},
         "measure.metrics[0]: 'max_seq_len' is measured under limits.memory_bytes: give it",
@@ -54,6 +54,10 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     (
         {"tune": {**TUNE, "metric": "acuracy"}, "train": TUNED},
         "tune.metric: unknown metric of train 'acuracy'. Known: validation_loss",
+    ),
+    (
+        {"tune": {**TUNE, "seq_len": [64, 100]}, "train": TUNED},
+        "tune.seq_len: train.seq_len has no 100",
     ),
     (
         {"tune": {**TUNE, "trials": 3}, "train": TUNED},
@@ -524,6 +528,7 @@ BETWEEN_KEYS = (
     "leave one of the two out",
     "is measured under",
     "no architecture here",
+    "train.seq_len has no",
 )
 
 

@@ -158,6 +158,19 @@ def test_finds_the_planted_optimum_at_every_length(shift: float) -> None:
     assert not any(search.at_edge or search.better_beside for search in plan.searches)
 
 
+def test_lengths_with_a_search_of_their_own_are_not_taken_from_between_the_ends() -> None:
+    """An optimum that lies elsewhere in the middle alone, and lengths beyond those searched."""
+    world = Landscape(best=BEST, elsewhere={512: 8.0})
+    own = sweep(lengths=(128, 256, 512, 1024), more=", seq_len: [128, 256, 512]")
+    plan = carried_out(own, world)
+    searched = {search.seq_len for search in plan.searches if not search.is_check}
+    assert searched == {128, 256, 512}
+    for (label, length), rate in rates(plan).items():
+        optimum = world.optimum(label, 512 if length == 1024 else length)
+        within = 2.6 if length == 1024 else 1.3  # its own check leads half a step back
+        assert optimum / within < rate < optimum * 1.3, (label, length, rate, optimum)
+
+
 BESTS = st.tuples(*[st.floats(2e-4, 5e-2)] * 3)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,12 @@ def test_loss_by_position_averages_to_the_loss(prepared: TaskData) -> None:
     assert np.average(curve.samples, weights=widths) == pytest.approx(loss)
 
 
-def test_bpe_is_learnt_from_the_train_split_and_counts_every_byte(cache: Path) -> None:
-    options = Options(tokenizer="bpe", vocab_size=512)
-    prepared, byte_data = TASK.prepare(options, cache), TASK.prepare(Options(), cache)
+def test_bpe_is_learnt_from_the_train_split_and_counts_every_byte(tmp_path: Path) -> None:
+    text = "".join(corpora.default_corpus().validation)[:400_000]
+    (tmp_path / "speeches.txt").write_text(text, encoding="utf-8")
+    own = Options(path=str(tmp_path / "speeches.txt"), validation_tokens=4096)
+    options = replace(own, tokenizer="bpe", vocab_size=512)
+    prepared, byte_data = TASK.prepare(options, tmp_path), TASK.prepare(own, tmp_path)
     assert (
         prepared.train.dtype == np.uint16 and prepared.train.max() < TASK.ends(options).vocab_size
     )
