@@ -46,11 +46,11 @@ def test_the_folder_holds_the_first_architectures() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("position", [0, 1, 8, LENGTH - 1])
+@pytest.mark.parametrize("position", [0, 1, 8, 31, 32, 63, 64, 95, LONG - 1])
 @torch.no_grad()
 def test_no_position_sees_a_later_one(name: str, position: int) -> None:
     mixer, width = mixer_of(name)
-    x = random_input(width)
+    x = random_input(width, length=LONG)
     changed = x.clone()
     changed[:, position] += 1
     before, after = mixer(x), mixer(changed)
@@ -86,33 +86,54 @@ def test_prefill_of_any_split_then_steps_equal_the_parallel_form(
     )
 
 
-@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 63, 64, 65, 131])
+@pytest.mark.parametrize(
+    ("length", "dtype"),
+    [
+        *((length, torch.float64) for length in (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65)),
+        *((length, torch.float64) for length in (127, 128, 129, 131)),
+        (131, torch.float32),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_any_length_splits_anywhere(name: str, length: int) -> None:
-    """Lengths around those of chunks, split unevenly."""
-    mixer, width = mixer_of(name)
-    x = random_input(width, length=length)
+def test_any_length_splits_anywhere(name: str, length: int, dtype: torch.dtype) -> None:
+    """Lengths around those of chunks, segments and windows, split unevenly."""
+    mixer, width = mixer_of(name, dtype)
+    x = random_input(width, dtype, length)
     expected = mixer(x)
-    tolerance = 1e-10 * max(1.0, expected.abs().max().item())
+    atol = tolerance(name, dtype) * max(1.0, expected.abs().max().item())
     for chunks in ((length,), (length // 3, length // 2), (max(0, length - 5),)):
         found = decode(mixer, x, tuple(chunk for chunk in chunks if chunk))[0]
-        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_those_of_finite_differences(name: str) -> None:
+@pytest.mark.parametrize("length", [7, LONG])
+def test_gradients_are_those_of_finite_differences(name: str, length: int) -> None:
+    """Along a random direction of the input and of each parameter, within the first chunk and over
+    several."""
     mixer, width = mixer_of(name)
     generator = torch.Generator().manual_seed(2)
-    x = torch.randn(1, 7, width, dtype=torch.float64, generator=generator)
-    direction = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-    weights = torch.randn(x.shape, dtype=torch.float64, generator=generator)
 
-    def along(step: Tensor) -> Tensor:
-        return (mixer(x + step * direction) * weights).sum()
+    def drawn(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, dtype=torch.float64, generator=generator)
 
-    zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(along, (zero,), eps=1e-6, atol=1e-6, rtol=1e-5)
+    x = drawn(torch.empty(1, length, width))
+    weights = drawn(x)
+    values = {"x": x, **{name: p.detach() for name, p in mixer.named_parameters()}}
+    directions = {name: drawn(value) / value.numel() ** 0.5 for name, value in values.items()}
+
+    def along(steps: Tensor) -> Tensor:
+        moved = {
+            name: value + step * directions[name]
+            for step, (name, value) in zip(steps, values.items(), strict=True)
+        }
+        given = moved.pop("x")
+        return (torch.func.functional_call(mixer, moved, (given,)) * weights).sum()
+
+    zero = torch.zeros(len(values), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(along, (zero,), eps=1e-6, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", OTHER_CODE)
@@ -145,9 +166,10 @@ def test_attention_never_falls_back_on_the_matrix(name: str, dtype: torch.dtype)
 @torch.no_grad()
 def test_rows_of_a_batch_are_independent(name: str) -> None:
     mixer, width = mixer_of(name)
-    x = random_input(width)
+    x = random_input(width, length=LONG)
     alone = torch.cat([mixer(row[None]) for row in x])
-    torch.testing.assert_close(mixer(x), alone, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mixer(x), alone, rtol=0, atol=1e-11)
+    x = random_input(width)
     stepped_alone = torch.cat([decode(mixer, row[None], (5,))[0] for row in x])
     torch.testing.assert_close(decode(mixer, x, (5,))[0], stepped_alone, rtol=0, atol=1e-12)
 

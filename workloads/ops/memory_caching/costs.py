@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from workloads.ops.gated_linear import chunk_length
 from workloads.ops.memory_caching.mixers import CONVOLUTION, EXPAND, STATE_WIDTH
+from workloads.ops.memory_caching.read import ROWS
 from workloads.ops.memory_caching.weights import Caching
-
-_CHUNK = 64
-"""Tokens that gated linear attention, and the cached read, take in one product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +29,9 @@ def _seen(caching: Caching, seq_len: int) -> tuple[float, int]:
     if caching.logarithmic:
         columns = (segments - 1).bit_length()
         return float(columns), columns
-    group = max(1, _CHUNK // caching.segment)
+    group = max(1, ROWS // caching.segment)
     products = [min(n - n % group + group, segments) - 1 for n in range(segments)]
-    tokens = [min(caching.segment, seq_len - n * caching.segment) for n in range(segments)]
-    mean = sum(p * t for p, t in zip(products, tokens, strict=True)) / seq_len
+    mean = sum(products) * min(caching.segment, seq_len) / seq_len
     return mean, segments - 1
 
 
@@ -51,10 +49,13 @@ def _matrix(
 
     def flops(seq_len: int) -> float:
         width = min(caching.segment, seq_len)
-        chunk = min(_CHUNK, width)
+        chunk = chunk_length(width, dk, dv)
+        chunks = -(-width // chunk)
         inside = key_heads * 2.0 * chunk * dk + heads * (2.0 * chunk * dv + 2.0 * dk * dv)
+        # Padded to whole chunks, and those to whole segments.
+        inside *= -(-seq_len // width) * chunks * chunk / seq_len
         mean, columns = _seen(caching, seq_len)
-        carried = (checkpoint and seq_len > width) + (width > _CHUNK) + 0.0
+        carried = (checkpoint and seq_len > width) + (chunks > 1) + 0.0
         logits = 2.0 * heads * columns * dk * (caching.gated + caching.normalised)
         own = 2.0 * heads * dk * dv
         # A step reads the online memory in place of the products inside a segment.
@@ -82,13 +83,14 @@ def linear(d: int, heads: int, caching: Caching, decay: bool, output_norm: bool)
     dh = d // heads
     maps = (4 + caching.gated) * d * d + decay * d * heads
     state, inside, kept = _matrix(caching, heads, heads, dh, dh, decay)
+    chunk = chunk_length(caching.segment, dh, dh + caching.normalised)
     return Costs(
         parameters=maps + decay * heads + output_norm * dh,
         state_bytes=state,
         flops_per_token=lambda seq_len: 2.0 * maps + inside(seq_len),
         saved_elements_per_token=lambda seq_len: (
             (6.6 + caching.gated + 0.4 * output_norm + 3 * decay + 6 * caching.normalised) * d
-            + min(_CHUNK, caching.segment) * (1 + heads * decay)
+            + chunk * (1 + heads * decay)
             + 36
             + kept(seq_len)
         ),
@@ -102,18 +104,14 @@ def mamba2(d: int, heads: int, caching: Caching) -> Costs:
     made = inner + channels + heads + heads * STATE_WIDTH * caching.gated
     maps = d * made + inner * d
     memories, inside, kept = _matrix(caching, heads, 1, STATE_WIDTH, inner // heads, True)
+    chunk = chunk_length(caching.segment, STATE_WIDTH, inner // heads + caching.normalised)
     history = (CONVOLUTION - 1) * channels
     return Costs(
         parameters=maps + channels * (CONVOLUTION + 1) + 3 * heads + inner,
         state_bytes=lambda seq_len, size: memories(seq_len, size) + history * size,
         flops_per_token=lambda seq_len: 2.0 * maps + inside(seq_len),
         saved_elements_per_token=lambda seq_len: (
-            d
-            + made
-            + 4 * channels
-            + 11 * inner
-            + min(_CHUNK, caching.segment) * (heads + 1)
-            + kept(seq_len)
+            d + made + 4 * channels + 11 * inner + chunk * (heads + 1) + kept(seq_len)
         ),
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ROWS = 64
+ROWS = 64
 """Tokens a product at least, so that short segments do not make many small ones."""
 
 
@@ -32,7 +32,7 @@ def weighted_read(weights: Tensor, q: Tensor, memories: Tensor, before: int) -> 
 
 def _groups(segments: int, width: int, before: int, count: int) -> Iterator[tuple[int, int, int]]:
     """First and last segment of each product, and how many memories it has."""
-    step = max(1, _ROWS // width)
+    step = max(1, ROWS // width)
     for first in range(0, segments, step):
         last = min(first + step, segments)
         if seen := min(before + last - 1, count):
