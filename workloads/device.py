@@ -48,14 +48,12 @@ def open_device(cell: Cell) -> torch.device:
 
 
 def set_products() -> None:
-    """How an accelerator multiplies and adds up in this process; attention never by way of the
-    matrix that torch would fall back on without a word."""
+    """How an accelerator multiplies and adds up, in this process."""
     for kernels in _float32_kernels():
         kernels.fp32_precision = "ieee"
     products: Any = torch.backends.cuda.matmul
     products.allow_bf16_reduced_precision_reduction = False
     products.allow_fp16_reduced_precision_reduction = False
-    torch.backends.cuda.enable_math_sdp(False)
 
 
 @contextmanager
@@ -67,6 +65,18 @@ def flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+@contextmanager
+def fused_attention() -> Iterator[None]:
+    """Within, `scaled_dot_product_attention` has its fused kernels alone, on every device: it would
+    fall back on the T x T matrix without a word."""
+    before = torch.backends.cuda.math_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_math_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_math_sdp(before)
 
 
 def _flushes_denormals() -> bool:

@@ -94,7 +94,7 @@ def run(cell: Cell, cache: Path | None = None) -> Iterator[Event]:
     # What is imported stays; a collection between metrics would walk it for a third of a second.
     gc.freeze()
     try:
-        with devices.flushed_denormals():
+        with devices.flushed_denormals(), devices.fused_attention():
             yield from _run(cell, cache)
     finally:
         gc.unfreeze()

@@ -368,7 +368,7 @@ def best_rivals(results: Sequence[Result]) -> list[Result]:
     return list(best.values())
 
 
-def summarise(results: Sequence[Result]) -> None:
+def summarise(results: Sequence[Result], names: Sequence[str]) -> None:
     print("geometric means of rival / ours (in brackets of the medians), the best rival's each:")
     for work in WORKS:
         some = [r for r in results if r.work == work]
@@ -381,6 +381,8 @@ def summarise(results: Sequence[Result]) -> None:
                 own = [r.ratio for r in some if (r.architecture, r.rival) == name]
                 print(f"    {name[0]:<17}{name[1]:<19} {statistics.geometric_mean(own):.2f}x")
     cases = best_rivals(results)
+    alone = sorted(set(names) - {result.architecture for result in results})
+    print(f"beside nothing (no rival is installed, or there is none): {', '.join(alone) or 'none'}")
     print(f"slower than the best rival: {sum(r.ratio < 1 for r in cases)} of {len(cases)} cases")
     for r in sorted((r for r in results if r.ratio < 1), key=lambda r: r.ratio):
         where = f"{r.architecture}, {r.rival}, T {r.context}, {r.work}"
@@ -398,7 +400,7 @@ def main() -> int:
     asked = arguments.parse_args()
     torch.set_num_threads(1)
     results, bad = compare(asked.only, asked.contexts, asked.rounds)
-    summarise(results)
+    summarise(results, asked.only)
     return 1 if bad else 0
 
 

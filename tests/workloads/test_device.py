@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -12,6 +9,8 @@ from tests.workloads.tiny_cells import measure_cell
 from workloads import device as devices
 from workloads import run
 from workloads.events import Facts
+from workloads.ops import attention
+from workloads.plugins import Unsupported
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -43,10 +42,11 @@ def test_a_record_says_how_its_numbers_were_rounded() -> None:
     assert torch.count_nonzero(halved(1)), "the cell leaves this process as it was"
 
 
-def test_an_accelerator_may_not_fall_back_on_the_attention_matrix() -> None:
-    script = (
-        "import torch; from workloads import device; device.set_products();"
-        "assert not torch.backends.cuda.math_sdp_enabled();"
-        "assert torch.backends.cuda.flash_sdp_enabled()"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
+def test_attention_may_not_fall_back_on_the_matrix_within() -> None:
+    q, narrower = torch.randn(1, 2, 8, 16), torch.randn(1, 2, 8, 8)
+    assert attention.fused(q, q, narrower).shape == narrower.shape
+    with devices.fused_attention():
+        assert attention.fused(q, q, q).shape == q.shape
+        with pytest.raises(Unsupported, match="no fused attention kernel"):
+            attention.fused(q, q, narrower)
+    assert attention.fused(q, q, narrower).shape == narrower.shape

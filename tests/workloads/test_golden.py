@@ -63,8 +63,21 @@ def adapters() -> list[Adapter]:
 
 
 def files(folder: Path) -> list[Path]:
-    notes = sorted(path for path in folder.rglob("*.json") if path.stem not in STATISTICS)
-    return [note for note in notes if note.with_suffix(".npz").exists()]
+    """The notes of a folder's files. Raises UsageError where there are none, or one half is
+    missing."""
+    found: dict[str, set[Path]] = {
+        suffix: {
+            path.with_suffix("")
+            for path in folder.rglob(f"*.{suffix}")
+            if path.stem not in STATISTICS
+        }
+        for suffix in ("json", "npz")
+    }
+    if not found["npz"]:
+        raise pytest.UsageError(f"--golden {folder}: no NAME.npz with NAME.json in it")
+    if halves := found["json"] ^ found["npz"]:
+        raise pytest.UsageError(f"--golden {folder}: {min(halves)} is not both .npz and .json")
+    return sorted(path.with_suffix(".json") for path in found["npz"])
 
 
 @dataclass(frozen=True)
@@ -223,6 +236,16 @@ def test_normalised_attention_is_driven_from_a_state(tmp_path: Path, with_z0: bo
         wrong = _written(tmp_path, "wrong", arrays | {array: arrays[array] * 1.01})
         with pytest.raises(AssertionError, match=f"steps: {array}"):
             compared(wrong, torch.float64)
+
+
+def test_a_folder_of_nothing_is_no_comparison(tmp_path: Path) -> None:
+    with pytest.raises(pytest.UsageError, match=r"no NAME\.npz with NAME\.json"):
+        files(tmp_path)
+    note = _written(tmp_path, "linear_attention", _qkv())
+    assert files(tmp_path) == [note]
+    note.unlink()
+    with pytest.raises(pytest.UsageError, match="linear_attention is not both"):
+        files(tmp_path)
 
 
 def test_an_array_that_no_case_reads_fails(tmp_path: Path) -> None:

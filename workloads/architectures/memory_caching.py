@@ -33,7 +33,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from workloads import plugins, recurrent
+from workloads import plugins, recurrent, registry
 from workloads.mixer import Mixer
 from workloads.ops.memory_caching import costs
 from workloads.ops.memory_caching.mixers import CachedLinear, CachedMamba2
@@ -145,12 +145,35 @@ def _costs(d_model: int, options: Options) -> costs.Costs:
     return costs.recurrence(d_model, options.base, caching, options.read)
 
 
+def _recurrence(options: Options) -> Architecture | None:
+    """Whose code goes over the tokens within a segment; None where that is this file's own."""
+    own = options.base in ("linear", "mamba2")
+    return None if own else registry.load("architectures", options.base)
+
+
 def _implementation(options: Options, device_type: str) -> str:
-    if options.base in ("linear", "mamba2"):
-        return "own segment products (torch)"
-    module = f"torch.nn.{options.base.upper()}"
-    kernel = f"{module} (CPU)" if device_type == "cpu" else recurrent.cudnn_kernel(module)
-    return f"own segment products (torch), {kernel}"
+    own, recurrence = "own segment products (torch)", _recurrence(options)
+    if recurrence is None:
+        return own
+    return f"{own}, {recurrence.implementation(recurrence.options(), device_type)}"
+
+
+def _kernel_class(options: Options, device_type: str) -> str:
+    """As slow as its slowest part."""
+    recurrence = _recurrence(options)
+    loops = recurrence and recurrence.kernel_class(recurrence.options(), device_type)
+    return "sequential" if loops == "sequential" else "chunked"
+
+
+def _calls_per_token(options: Options, device_type: str) -> float:
+    recurrence = _recurrence(options)
+    return recurrence.calls_per_token(recurrence.options(), device_type) if recurrence else 0.0
+
+
+def _arithmetic(options: Options, precision: str, device_type: str) -> str:
+    if _recurrence(options) is None:
+        return precision
+    return recurrent.arithmetic(options, precision, device_type)
 
 
 def _width_multiple(options: Options) -> int:
@@ -159,7 +182,7 @@ def _width_multiple(options: Options) -> int:
 
 ARCHITECTURE = Architecture(
     title="memory caching",
-    version=2,
+    version=3,
     options=Options,
     mixer=_mixer,
     parameters=lambda d_model, options: _costs(d_model, options).parameters,
@@ -173,10 +196,9 @@ ARCHITECTURE = Architecture(
         d_model, options
     ).saved_elements_per_token(seq_len),
     implementation=_implementation,
-    kernel_class=lambda options, device_type: "chunked",
-    calls_per_token=lambda options, device_type: (
-        recurrent.LOOP_CALLS if options.base == "gru" and device_type == "cpu" else 0.0
-    ),
+    kernel_class=_kernel_class,
+    calls_per_token=_calls_per_token,
+    arithmetic=_arithmetic,
     width_multiple=_width_multiple,
     heads=_width_multiple,
     family="memory",

@@ -182,7 +182,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
 
     Raises:
         Unsupported: none of its fused kernels takes these here, and the one that keeps the T x S
-        matrix is switched off, as `device.set_products` does on an accelerator.
+        matrix is switched off, as within `device.fused_attention`.
     """
     try:
         return F.scaled_dot_product_attention(q, k, v, **options)
