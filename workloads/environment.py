@@ -22,7 +22,7 @@ from typing import Any
 from workloads.cell import canonical_json
 
 # Packages whose version can change a number. Others are provenance.
-KERNEL_PACKAGES = ("torch", "triton", "fla-core")
+KERNEL_PACKAGES = ("torch", "triton", "fla-core", "mamba-ssm", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ CONFIRMING_STEPS = 6
 HEADROOM = 0.01
 """Part of the cap that is left free: two children that do the same differ by about so much, and
 what is said to fit shall fit again."""
+_WATCHED = (neighbours.WAITED, neighbours.WITHHELD)
 _UNKNOWN = -1.0
 MOST = 1 << 24
 """Tokens or sequences at which the search ends, whatever would still fit."""
@@ -89,9 +90,9 @@ def fits(subject: Subject, act: Act, steps: int, cap: int) -> bool:
 
 
 def figures(subject: Subject, function: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
-    """What `function`, which times calls, returns under the cell's cap: in a child, whose waiting
-    is noted here, but on an accelerator here. Freed memory is kept as it always is, so that calls
-    take the time they always take.
+    """What `function`, which times calls, returns under the cell's cap: in a child, whose times
+    without a core are noted here, but on an accelerator here. Freed memory is kept as it always is,
+    so that calls take the time they always take.
 
     Raises:
         MemoryError: the cap was passed.
@@ -102,7 +103,8 @@ def figures(subject: Subject, function: Callable[[], tuple[float, ...]]) -> tupl
 
     def timed() -> tuple[float, ...]:
         found = function()
-        return (conditions.taken().get(neighbours.WAITED, _UNKNOWN), *found)
+        under = conditions.taken()
+        return (*(under.get(name, _UNKNOWN) for name in _WATCHED), *found)
 
     on_cpu = subject.device.type == "cpu"
     found = done_in_a_child(timed, cap, tidy=False) if on_cpu else _done_here(function)
@@ -110,10 +112,10 @@ def figures(subject: Subject, function: Callable[[], tuple[float, ...]]) -> tupl
         raise MemoryError(f"does not fit into {cap:,} bytes")
     if not on_cpu:
         return found
-    waited, *figures = found
-    if waited != _UNKNOWN:
-        conditions.note(neighbours.WAITED, waited, 1.0)
-    return tuple(figures)
+    for name, share in zip(_WATCHED, found, strict=False):
+        if share != _UNKNOWN:
+            conditions.note(name, share, 1.0)
+    return found[len(_WATCHED) :]
 
 
 def search(fits: Callable[[int, int], bool], start: int, most: int) -> int | None:

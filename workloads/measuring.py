@@ -78,9 +78,10 @@ def _occupancy(subject: Subject, timed: Mapping[str, tuple[Metric, float]]) -> I
 
 
 def _undisturbed(subject: Subject, name: str, metric: Metric) -> Iterator[Event]:
-    """The metric, and the conditions of its timed calls. Where they were without a core for more of
-    their time than they may, the metric is taken once more, if it is short, and the quieter of the
-    two counts: what is said later takes the place of what was said before."""
+    """The metric, and the conditions of its timed calls. Where they were without a core, or their
+    device slowed, for more of their time than they may, the metric is taken once more, if it is
+    short, and the quieter of the two counts: what is said later takes the place of what was said
+    before."""
     clock = time.monotonic()
     found, under = _timed(subject, name, metric)
     yield found
@@ -88,13 +89,17 @@ def _undisturbed(subject: Subject, name: str, metric: Metric) -> Iterator[Event]
         return
     yield _conditions(name, under)
     short = time.monotonic() - clock < REPEATED * subject.cell.limits.cell_seconds
-    before = neighbours.disturbance(under) or 0.0
-    if before > neighbours.DISTURBED and found.reason is None and short:
-        again, under = _timed(subject, name, metric)
-        after = neighbours.disturbance(under)
-        if again.reason is None and after is not None and after < before:
+    if _lost(under) > neighbours.DISTURBED and found.reason is None and short:
+        yield Facts({conditions.fact("repeated", name): True})
+        again, then = _timed(subject, name, metric)
+        if again.reason is None and then and _lost(then) < _lost(under):
             yield again
-            yield _conditions(name, under)
+            yield _conditions(name, then)
+
+
+def _lost(under: Mapping[str, float]) -> float:
+    """The share of their time in which calls were without a core, or their device slowed."""
+    return (neighbours.disturbance(under) or 0.0) + under.get(conditions.SLOWED, 0.0)
 
 
 def _conditions(metric: str, under: Mapping[str, float]) -> Facts:

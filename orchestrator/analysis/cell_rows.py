@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import chain
@@ -120,11 +121,13 @@ def _shares(seen: ObservedCell, merged: Merged) -> dict[str, float]:
 
 
 def _intervals(seen: ObservedCell) -> Iterator[float]:
-    """Of each metric that was timed, how wide the interval of its median is, relative to it."""
+    """Of each metric that was timed, how wide the interval of its median is, relative to it; where
+    there are too few samples for one, how far they lie apart."""
     for found in _measurements(seen) if seen.cell.kind == "measure" else ():
-        width = interval_width(found.samples) if found.unit == "s" else math.inf
-        if math.isfinite(width):
-            yield width
+        if found.unit == "s" and len(found.samples) > 1:
+            width = interval_width(found.samples)
+            apart = (max(found.samples) - min(found.samples)) / statistics.median(found.samples)
+            yield width if math.isfinite(width) else apart
 
 
 def _condition(seen: ObservedCell, name: str) -> Iterator[float]:

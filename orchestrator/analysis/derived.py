@@ -32,6 +32,8 @@ class Derived(NamedTuple):
     name: str
     facts: MetricFacts
     value: Callable[[Mapping[str, Any]], float]
+    timed: str = ""
+    """The metric that it takes its seconds from."""
 
 
 DERIVED = (
@@ -39,16 +41,28 @@ DERIVED = (
         "train_tokens_per_second",
         MetricFacts("Training throughput", "1/s", "greater"),
         lambda c: c["batch_size"] * c["seq_len"] / c["train_step_time"],
+        "train_step_time",
     ),
     Derived(
         "train_time",
         MetricFacts("Time to train on the token budget", "s"),
         lambda c: c["train_tokens"] / c["train_tokens_per_second"],
+        "train_step_time",
+    ),
+    Derived(
+        "int8_size_ratio",
+        MetricFacts("Size of the int8 graph over the float32 one", "1", deterministic=True),
+        lambda c: c["int8_bytes"] / c["onnx_bytes"],
+    ),
+    Derived(
+        "int8_latency_ratio",
+        MetricFacts("Time per token of the int8 graph over the float32 one", "1"),
+        lambda c: c["int8_decode_time"] / c["onnx_decode_time"],
+        "int8_decode_time",
     ),
 )
 
-TIMED = {derived.name: "train_step_time" for derived in DERIVED}
-"""The metric that each takes its seconds from."""
+TIMED = {derived.name: derived.timed for derived in DERIVED if derived.timed}
 
 
 def derive(cells: Sequence[ObservedCell]) -> None:

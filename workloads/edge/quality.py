@@ -38,18 +38,26 @@ def losses(model: Backbone, tokens: Tensor) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
+        reasons = folder / "reasons.txt"
+
         def compare() -> tuple[float, ...]:
-            found = _by_steps(model, tokens, folder) or _in_parallel(model, tokens, folder)
-            return found or ()
+            said = []
+            for form in (_by_steps, _in_parallel):
+                try:
+                    return form(model, tokens, folder)
+                except Unsupported as error:
+                    said.append(str(error))
+            reasons.write_text("; in parallel: ".join(said), encoding="utf-8")
+            return ()
 
         found = graphs.exported(compare)
-    if not found:
-        raise Unsupported("exports to ONNX in neither form")
+        if not found:
+            raise Unsupported(f"by steps: {reasons.read_text(encoding='utf-8')}")
     float32, int8 = found
     return float32, int8
 
 
-def _by_steps(model: Backbone, tokens: Tensor, folder: Path) -> tuple[float, float] | None:
+def _by_steps(model: Backbone, tokens: Tensor, folder: Path) -> tuple[float, float]:
     windows, length = tokens.shape[0], tokens.shape[1] - 1
     state = model.empty_state(windows, length)
     inputs = [tokens[:, 0].contiguous(), *(tensor.clone() for tensor in state_tensors(state))]
@@ -66,7 +74,7 @@ def _by_steps(model: Backbone, tokens: Tensor, folder: Path) -> tuple[float, flo
     return _compared(model, tokens, graphs.Step(model, state), inputs, outputs, folder)
 
 
-def _in_parallel(model: Backbone, tokens: Tensor, folder: Path) -> tuple[float, float] | None:
+def _in_parallel(model: Backbone, tokens: Tensor, folder: Path) -> tuple[float, float]:
     inputs = [tokens[:1, :-1].contiguous()]
 
     def outputs(graph: Path) -> Floats:
@@ -83,20 +91,17 @@ def _compared(
     inputs: list[Tensor],
     outputs: Callable[[Path], Floats],
     folder: Path,
-) -> tuple[float, float] | None:
-    """The two losses; None where the form does not export, or its float32 graph is not the
-    model."""
-    try:
-        graphs.write_graphs(form, inputs, folder)
-    except Unsupported:
-        return None
+) -> tuple[float, float]:
+    """The two losses. Raises Unsupported where the form does not export, or its float32 graph is
+    not the model."""
+    graphs.write_graphs(form, inputs, folder)
     with torch.no_grad():
         wanted = model(tokens[:, :-1])
     found = torch.from_numpy(outputs(folder / graphs.FLOAT))
-    if not torch.allclose(
-        found, wanted, rtol=TOLERANCE, atol=TOLERANCE * float(wanted.abs().max())
-    ):
-        return None
+    scale = float(wanted.abs().max())
+    if not torch.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE * scale):
+        apart = float((found - wanted).abs().max()) / scale
+        raise Unsupported(f"its float32 graph differs from the model by {apart:.1e} of the largest")
     int8 = torch.from_numpy(outputs(folder / graphs.INT8))
     targets = tokens[:, 1:]
     return _loss(found, targets), _loss(int8, targets)

@@ -3,15 +3,16 @@ context: where a fixed state pays, for more sequences fit.
 
 Protocol: the batch is found as `max_decode_batch_size`, and lowered by a quarter until it holds
 where freed memory stays in glibc's heap, as it does wherever somebody serves, and takes up to twice
-the room (`process_memory.py`). Then one token of every sequence at a time, in inference mode; a
-sample is the batch over the seconds of one step. Left out: choosing the next token.
+the room (`process_memory.py`); which batch it was is on record, as `batch.decode_throughput`. Then
+one token of every sequence at a time, in inference mode; a sample is the batch over the seconds of
+one step. Left out: choosing the next token.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from workloads import decoding, limits, timing
+from workloads import conditions, decoding, limits, timing
 from workloads.plugins import Metric
 from workloads.subject import Subject
 
@@ -36,7 +37,9 @@ def _tokens_per_second(subject: Subject, batch: int) -> tuple[float, ...]:
         most = decoding.ROOM - warm_up
         return timing.sample(step, device=subject.device, warm_up=warm_up, max_samples=most)
 
-    return tuple(batch / seconds for seconds in limits.figures(larger, timed))
+    found = limits.figures(larger, timed)
+    conditions.note("batch", batch, 1.0)
+    return tuple(batch / seconds for seconds in found)
 
 
 METRIC = Metric(
