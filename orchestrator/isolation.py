@@ -24,7 +24,7 @@ from orchestrator import forkserver
 from orchestrator.credentials import secret_names
 from orchestrator.forkserver import kill_group
 from orchestrator.guard import Ended, explain_death, kernel_oom_kills, watch
-from workloads import environment
+from workloads import environment, registry
 from workloads.cell import Cell, Limits
 from workloads.events import Event, Started, assemble, decode, unmeasured
 from workloads.measurement import Measurement
@@ -104,13 +104,15 @@ class Isolation:
         seconds: float = math.inf,
     ) -> RunRecord:
         """Answer one cell. A metric that broke the memory cap does not take the others with it:
-        they are tried in a child of their own, within the same deadline.
+        they are tried in a child of their own, within the same deadline; nor does a search for a
+        limit that took the whole time: they have as much again.
 
         `reserved_bytes` of its device's memory and `seconds` are what this attempt may use, where
         that is less than the cell's own limits; `is_cut_short` says whether they ended it.
         """
         self.wait_until_warm()  # which is not the cell's time
         started_at, clock = time.time(), time.monotonic()
+        deadline = clock + cell.limits.cell_seconds
         events: list[Event] = []
         asking = cell
         of_device = _smaller(cell.limits.memory_bytes, reserved_bytes)
@@ -118,21 +120,24 @@ class Isolation:
         # watched from here is the memory of the process.
         watched = of_device if environment.is_cpu(cell.device) else cell.limits.memory_bytes
         while True:
-            left = min(cell.limits.cell_seconds, seconds) - (time.monotonic() - clock)
+            left = min(deadline, clock + seconds) - time.monotonic()
             told = replace(asking, limits=replace(cell.limits, memory_bytes=of_device))
             ended = self._run_with_retry(
                 {"job": "cell", "cell": told.to_dict(), "cores": list(cores)},
                 Limits(cell_seconds=left, memory_bytes=watched),
             )
             events += map(decode, ended.lines)
-            rest = _metrics_after_cap(asking, events, ended)
+            rest = _metrics_after_limit(asking, events, ended)
             if not rest:
                 break
+            if ended.reason == "timeout":
+                deadline = time.monotonic() + cell.limits.cell_seconds
             # One that was there already, and was being taken once more, is as it was.
             there = _measured(events)
             running = _running(events)
             stopped = [n for n in asking.metrics if n == running and n not in there]
-            events += unmeasured(asking, stopped, "out_of_memory", ended.detail)
+            assert ended.reason is not None
+            events += unmeasured(asking, stopped, ended.reason, ended.detail)
             asking = asking.asking(rest)
         return assemble(
             cell,
@@ -253,12 +258,14 @@ def _measured(events: list[Event]) -> set[str]:
     return {event.metric for event in events if isinstance(event, Measurement)}
 
 
-def _metrics_after_cap(cell: Cell, events: list[Event], ended: Ended) -> tuple[str, ...]:
-    """Metrics worth another child after the memory cap stopped one of them."""
-    if ended.reason != "out_of_memory" or cell.kind != "measure":
-        return ()
+def _metrics_after_limit(cell: Cell, events: list[Event], ended: Ended) -> tuple[str, ...]:
+    """Metrics worth another child after the memory cap stopped one of them, or the deadline a
+    search for what fits, of which nobody knows beforehand how long it takes."""
     done = _measured(events)
     stopped = _running(events)
-    if stopped is None or stopped not in cell.metrics:
+    if cell.kind != "measure" or stopped is None or stopped not in cell.metrics:
+        return ()
+    searched = ended.reason == "timeout" and registry.metric(cell.task, stopped).capped
+    if ended.reason != "out_of_memory" and not searched:
         return ()
     return tuple(name for name in cell.metrics if name not in done and name != stopped)

@@ -146,6 +146,15 @@ def test_the_memory_cap_takes_one_metric_and_leaves_the_others(isolation: Isolat
     assert 200 << 20 < used < 600 << 20
 
 
+def test_a_search_that_takes_the_whole_time_leaves_the_others_as_much(isolation: Isolation) -> None:
+    limits = Limits(cell_seconds=3.0, memory_bytes=4_000_000_000)
+    cell = measure_cell(metrics=("state_bytes", "max_batch_size"), limits=limits)
+    record = isolation.run_cell(cell)
+    found = {m.metric: (m.reason, m.samples) for m in record.measurements}
+    assert found["max_batch_size"] == ("timeout", ())
+    assert found["state_bytes"][0] is None and record.status == "finished"
+
+
 def test_a_metric_that_was_there_stays_where_the_cap_stops_it_the_second_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
