@@ -36,7 +36,7 @@ def asides(comparison: Comparison) -> Iterator[str]:
         )
     yield from _stops(comparison)
     if (row["replicates"] or 0) >= 5:
-        yield _basis(comparison)
+        yield from _basis(comparison)
     yield from unfair([comparison])
     yield from _by_other_code(comparison)
 
@@ -109,11 +109,12 @@ def _stops(comparison: Comparison) -> Iterator[str]:
             )
 
 
-def _basis(comparison: Comparison) -> str:
-    text = f"This rests on {comparison.replicates}"
-    effect = comparison.first["smallest_effect"]
-    if not effect:
-        return f"{text}."
-    scale = comparison.summary()["scale"]
-    seen = percent(effect) if scale == "ratio" else figures(effect, 2)
-    return f"{text}, enough to see a difference of {seen} with probability 0.8."
+def _basis(comparison: Comparison) -> Iterator[str]:
+    """Nothing of what has no noise: a limit is found once, and holds for every replicate."""
+    if effect := comparison.first["smallest_effect"]:
+        scale = comparison.summary()["scale"]
+        seen = percent(effect) if scale == "ratio" else figures(effect, 2)
+        yield (
+            f"This rests on {comparison.replicates}, enough to see a difference of {seen} with"
+            " probability 0.8."
+        )

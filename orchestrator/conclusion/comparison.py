@@ -62,12 +62,17 @@ class Comparison:
         ]
 
     @property
+    def is_of_one_context(self) -> bool:
+        """Whether nothing could cross: as of what does not depend on the context."""
+        return len({contrast["seq_len"] for contrast in self.contrasts}) == 1
+
+    @property
     def contexts(self) -> str:
         """From where to where the two were compared."""
         contexts = [contrast["seq_len"] for contrast in self.contrasts]
         if not contexts:
             return f"none {self.unit}"
-        if min(contexts) == max(contexts):
+        if self.is_of_one_context:
             return f"{count(contexts[0])} {self.unit} alone"
         return f"{count(min(contexts))} to {count(max(contexts))} {self.unit}"
 

@@ -72,10 +72,13 @@ def _interval(row: Row) -> str:
 
 
 def _always(comparison: Comparison, winner: str, loser: str) -> str:
+    ahead = (
+        f"{comparison.named(winner)} is ahead of {comparison.named(loser)} in {comparison.metric}"
+    )
+    if comparison.is_of_one_context:
+        return f"{ahead} at {comparison.contexts}"
     return (
-        f"{comparison.named(winner)} is ahead of {comparison.named(loser)} in"
-        f" {comparison.metric} at every context compared, {comparison.contexts}; they do not"
-        " change places there"
+        f"{ahead} at every context compared, {comparison.contexts}; they do not change places there"
     )
 
 
