@@ -46,8 +46,8 @@ FIGURES: Mapping[str, Figure] = {
 
 
 def rows(blocks: tuple[Block, ...], environment: str | None) -> list[dict[str, object]]:
-    """The rows of the `article` table: by figure, and by label of an architecture that the article
-    has. None where too few of its figures were measured."""
+    """The rows of the `article` table: by figure and label; what has no ratio has a reason. None
+    where too few of the figures were measured."""
     found = [
         row
         for block in blocks
@@ -78,9 +78,9 @@ def _rows(block: Block, environment: str | None) -> Iterator[dict[str, object]]:
     theirs = architectures.index(REFERENCE)
     for row, (label, architecture) in enumerate(zip(block.labels, architectures, strict=True)):
         at = _longest(block, row, theirs)
-        if at is None:
-            continue
-        ratio, low, high = _ratio(block, row, theirs, at)
+        ratio, low, high = (None,) * 3 if at is None else _ratio(block, row, theirs, at)
+        reason = None if at is not None else _reason(block, row, theirs)
+        own = block.comparable[row, -1 if at is None else at]
         said, reference = figure.values.get(architecture), figure.values.get(REFERENCE)
         yield block.key | {
             "environment": environment,
@@ -89,13 +89,14 @@ def _rows(block: Block, environment: str | None) -> Iterator[dict[str, object]]:
             "architecture": architecture,
             "reference": block.labels[theirs],
             "unit": block.facts.unit,
-            "seq_len": block.contexts[at],
+            "seq_len": block.contexts[-1 if at is None else at],
             "article": said,
             "article_ratio": said / reference if said and reference else None,
-            "value": float(np.nanmedian(block.comparable[row, at])),
+            "value": float(np.nanmedian(own)) if np.isfinite(own).any() else None,
             "ratio": ratio,
             "low": low,
             "high": high,
+            "reason": reason,
         }
 
 
@@ -104,6 +105,12 @@ def _longest(block: Block, row: int, other: int) -> int | None:
     both = (block.comparable[row] > 0) & (block.comparable[other] > 0)
     known = np.flatnonzero(both.any(axis=1))
     return int(known[-1]) if len(known) else None
+
+
+def _reason(block: Block, row: int, other: int) -> str:
+    """Why the two have no ratio at any context."""
+    last = len(block.contexts) - 1
+    return block.reason(row, last) or block.reason(other, last) or "one of the two is zero"
 
 
 def _ratio(block: Block, row: int, other: int, at: int) -> tuple[float, float | None, float | None]:

@@ -268,6 +268,7 @@ ARTICLE = pa.schema(
         _number("ratio"),
         _number("low"),
         _number("high"),
+        _text("reason"),
     ]
 )
 
