@@ -10,6 +10,8 @@ from orchestrator.analysis.tables import Tables, block_of
 from orchestrator.quantities import count
 
 Row = dict[str, Any]
+MOST_LISTED = 6
+"""Labels in a list within a sentence."""
 
 _UNKNOWN: Row = {
     "title": None,
@@ -116,8 +118,10 @@ class Comparison:
         return alike - {self.challenger}
 
     def named(self, label: str) -> str:
-        """A label with the code that ran under it."""
-        code = self.summary(label)["implementation"]
+        """A label with the code that ran under it, where that is what was compared: what is learnt
+        does not depend on it."""
+        summary = self.summary(label)
+        code = summary["implementation"] if summary["kind"] == "measure" else None
         return f"{label} ({code})" if code else label
 
 
@@ -127,6 +131,8 @@ def plural(number: int, noun: str) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """`a`, `a and b`, `a, b and c`; of very many the first and how many more."""
+    if len(words) > MOST_LISTED:
+        words = [*words[: MOST_LISTED - 1], f"{len(words) - MOST_LISTED + 1} more"]
     *before, last = words
     return f"{', '.join(before)} and {last}" if before else last

@@ -38,7 +38,8 @@ def flops(of: Compared) -> Outcome | None:
 
 
 def kernel_class(of: Compared) -> Outcome | None:
-    if of.block.facts.deterministic:
+    # By what code it was computed changes neither a size nor what is learnt.
+    if of.block.facts.deterministic or of.block.kind == "train":
         return None
     metric = of.block.metric
     ours, theirs = (side.facts("kernel_class", metric) for side in of.sides)

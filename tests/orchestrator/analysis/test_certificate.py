@@ -155,7 +155,7 @@ def test_rates_that_nobody_tuned_are_said_of_whoever_learns() -> None:
     assert found.pop("tuning budget") is False
     assert found == dict.fromkeys(
         (
-            *("parameters", "FLOPs per token", "data order", "training tokens", "kernel class"),
+            *("parameters", "FLOPs per token", "data order", "training tokens"),
             *("precision", "device"),
         ),
         True,
