@@ -25,6 +25,8 @@ QUERY_BLOCK = 256
 ALIBI_COLUMNS = 4
 """Columns that linear biases add to each head's queries, keys and values."""
 _NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+_NO_KERNEL = ("No available kernel", "No viable backend")
+"""What torch says where all that may run refuse, or nothing may."""
 _rotary: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 _slopes: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 
@@ -187,7 +189,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
     try:
         return F.scaled_dot_product_attention(q, k, v, **options)
     except RuntimeError as error:
-        if "No available kernel" not in str(error):
+        if not any(words in str(error) for words in _NO_KERNEL):
             raise
         raise Unsupported(
             f"no fused attention kernel of torch takes heads of width {q.shape[-1]} in {q.dtype} "
