@@ -63,6 +63,7 @@ DERIVED = (
 )
 
 TIMED = {derived.name: derived.timed for derived in DERIVED if derived.timed}
+"""The metric that each takes its seconds from, of those that have any."""
 
 
 def derive(cells: Sequence[ObservedCell]) -> None:
