@@ -21,6 +21,7 @@ from tests.workloads.mixer_variants import (
 )
 from workloads import plugins
 from workloads.mixer import Mixer, held_bytes, state_tensors
+from workloads.ops import attention
 
 UNCOUNTED = ("lstm", "memory_caching(base=lstm, segment=8, read=gate)")
 """Whose products a library does, unseen by torch's counter; `lstm(library=false)` is counted."""
@@ -122,9 +123,13 @@ def test_declared_flops_are_exact_where_the_forms_do_the_same_work(name: str, le
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_predicted_saved_activations_are_near_those_kept(name: str) -> None:
+def test_predicted_saved_activations_are_near_those_kept(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Within a fifth, and within a half for other options than the defaults: the prediction serves
     packing, and is graded in the report besides."""
+    # A longer context before this one leaves longer tables, of which these tokens keep views.
+    monkeypatch.setattr(attention, "_rotary", {})
     architecture, options = chosen(name)
     mixer, width = mixer_of(name, torch.float32)
     x = random_input(width, torch.float32, 64).requires_grad_()
