@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workloads.ops.gru import gru
 from workloads.ops.precision import without_autocast
 from workloads.plugins import Unsupported
 
@@ -30,11 +31,15 @@ def initialise(rnn: nn.RNNBase) -> None:
 
 def run(rnn: nn.RNNBase, x: Tensor, state: Any = None, *, library: bool = True) -> Any:
     """The module over x (B, T, D) from `state`: its outputs and last state. Without `library`, by
-    ATen's loop over tokens.
+    ATen's loop over tokens. A GRU on a CPU is always that, differentiated by hand.
 
     Under bfloat16 autocast torch runs cuDNN's recurrences in float16, whose gradients vanish
     without loss scaling; here they then run in float32.
     """
+    if isinstance(rnn, nn.GRU) and x.device.type == "cpu" and torch.is_grad_enabled():
+        first = x.new_zeros(x.shape[0], rnn.hidden_size) if state is None else state[0]
+        states = gru(x, first, *rnn.all_weights[0])
+        return states, states[:, -1][None]
     if not library:
         with _without_libraries():
             return run(rnn, x, state)

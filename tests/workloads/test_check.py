@@ -67,7 +67,7 @@ def test_it_opens_no_device_and_leaves_randomness_alone() -> None:
 def test_the_implementation_depends_on_the_device() -> None:
     gru = replace(CELL, architecture="gru", precision="bfloat16")
     on_cpu, on_cuda = check(gru), check(replace(gru, device="nvidia-h100-80gb-hbm3"))
-    assert on_cpu.implementation == "torch.nn.GRU (ATen)"
+    assert on_cpu.implementation == "torch.nn.GRU (ATen), backward by hand"
     assert on_cuda.implementation == "torch.nn.GRU (cuDNN)"
     assert on_cpu.arithmetic == "bfloat16"
     assert on_cuda.arithmetic == "float32", "cuDNN would compute in float16"

@@ -5,12 +5,13 @@ update gate z decides how much is kept. The reset gate r decides how much of the
 n sees. Paper: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder".
 
 Cost: a token costs 12 d^2 FLOPs at any context, in training as in decoding, one token after another
-in both. Training keeps about 8 d numbers a token, linear in the context. Decoding holds d numbers a
-sequence and reads the 6 d^2 weights at each step.
+in both. Training keeps 2 d numbers a token on a CPU, linear in the context. Decoding holds d
+numbers a sequence and reads the 6 d^2 weights at each step.
 
-Kernels: `torch.nn.GRU`, one layer, hidden width d_model; that is ATen on a CPU (oneDNN has the GRU
-but torch does not call it, so it loses to the LSTM there for want of a kernel, not by its
-arithmetic) and cuDNN on an NVIDIA GPU. A decoding step uses `torch.gru_cell` on the same weights.
+Kernels: `torch.nn.GRU`, one layer, hidden width d_model; that is cuDNN on an NVIDIA GPU, and ATen's
+loop over tokens on a CPU (oneDNN has the GRU but torch does not call it, so it loses to the LSTM
+there for want of a kernel, not by its arithmetic), with a backward by hand, which about halves a
+training step (`workloads/ops/gru.py`). A decoding step uses `torch.gru_cell` on the same weights.
 
 Left out: the paper resets the state before the recurrent matrix, U (r h); torch and cuDNN reset
 after it, r (U h), which makes one product of all gates, and so does this. There is no projection of
@@ -78,20 +79,23 @@ def _fused(options: Options, device_type: str) -> bool:
 
 
 def _implementation(options: Options, device_type: str) -> str:
-    if not _fused(options, device_type):
+    if device_type == "cpu":
+        return "torch.nn.GRU (ATen), backward by hand"
+    if not options.library:
         return "torch.nn.GRU (ATen)"
     return recurrent.cudnn_kernel("torch.nn.GRU")
 
 
 ARCHITECTURE = Architecture(
     title="GRU",
-    version=1,
+    version=2,
     options=Options,
     mixer=lambda d_model, options: Gru(d_model, options.library),
     parameters=lambda d_model, options: 6 * d_model**2 + 6 * d_model,
     state_bytes=lambda d_model, options, seq_len, element_bytes: d_model * element_bytes,
     flops_per_token=lambda d_model, options, seq_len: 12.0 * d_model**2,
-    saved_elements_per_token=lambda d_model, options, seq_len: 8.0 * d_model,
+    # x and its states; cuDNN's workspace is more, and not known here.
+    saved_elements_per_token=lambda d_model, options, seq_len: 2.0 * d_model,
     implementation=_implementation,
     # On a CPU, ATen's loop over tokens in C++.
     kernel_class=lambda options, device_type: (

@@ -98,7 +98,7 @@ def _of_its_layers(*arguments: Any) -> NoReturn:
 
 ARCHITECTURE = Architecture(
     title="hybrid",
-    version=1,
+    version=2,
     options=Options,
     mixer=_of_its_layers,
     parameters=_of_its_layers,

@@ -182,7 +182,7 @@ def _width_multiple(options: Options) -> int:
 
 ARCHITECTURE = Architecture(
     title="memory caching",
-    version=3,
+    version=4,
     options=Options,
     mixer=_mixer,
     parameters=lambda d_model, options: _costs(d_model, options).parameters,

@@ -7,7 +7,7 @@ parameters, d_model is wider here than in the shell at the same size. Papers: Gr
 Network Regularization".
 
 Cost, a layer: a token costs 16 d^2 FLOPs (`lstm`; 12 d^2 for `gru`) at any context, in training as
-in decoding, one token after another in both. Training keeps about 17 d numbers a token (8 d for
+in decoding, one token after another in both. Training keeps about 17 d numbers a token (2 d for
 `gru`), linear in the context. Decoding holds 2 d numbers a sequence (d for `gru`).
 
 Kernels: those of `lstm` and `gru`: `torch.nn.LSTM` or `torch.nn.GRU` for sequences, cells for a
@@ -59,7 +59,7 @@ def _implementation(options: Options, device_type: str) -> str:
 
 ARCHITECTURE = Architecture(
     title="stacked RNN",
-    version=1,
+    version=2,
     options=Options,
     mixer=lambda d_model, options: _cell(options)[0].mixer(d_model, _cell(options)[1]),
     parameters=lambda d_model, options: _cell(options)[0].parameters(d_model, _cell(options)[1]),

@@ -118,7 +118,7 @@ def mamba2(d: int, heads: int, caching: Caching) -> Costs:
 
 def recurrence(d: int, base: str, caching: Caching, read: str) -> Costs:
     """CachedRecurrence."""
-    gates, vectors, kept = (4, 2, 17.2) if base == "lstm" else (3, 1, 8.0)
+    gates, vectors, kept = (4, 2, 17.2) if base == "lstm" else (3, 1, 2.0)
     keys = caching.gated * 2 * d * d
     again = 0
     if read == "gate":
