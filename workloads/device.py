@@ -1,13 +1,14 @@
 """The device a cell runs on: opened by its class, with the arithmetic that everything here assumes.
 
-float32 means float32: TF32 is off in matrix products, convolutions and cuDNN's recurrent layers,
-and products of bfloat16 are added up in float32. On a CPU numbers too small to be normal are zero:
-a gate that has closed, or an optimiser's moment that has faded, would else slow the same operation
-down.
+float32 means float32: TF32 and bfloat16 are off in matrix products, convolutions and recurrent
+layers of cuDNN and oneDNN, and products of bfloat16 are added up in float32. On a CPU numbers too
+small to be normal are zero: a gate that has closed, or an optimiser's moment that has faded, would
+else slow the same operation down.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,7 @@ def open_device(cell: Cell) -> torch.device:
     """
     torch.set_num_threads(threads_of(cell.device))
     if is_cpu(cell.device):
+        set_products("cpu")
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise Unsupported(
@@ -42,15 +44,19 @@ def open_device(cell: Cell) -> torch.device:
             "or choose the other one with CUDA_VISIBLE_DEVICES"
         )
     torch.cuda.set_device(device)
-    set_products()
+    set_products("cuda")
     _limit_memory(device, cell.limits.memory_bytes)
     return device
 
 
-def set_products() -> None:
-    """How an accelerator multiplies and adds up, in this process."""
-    for kernels in _float32_kernels():
+def set_products(device_type: str) -> None:
+    """How a device of this type multiplies and adds up, in this process."""
+    for kernels in _float32_kernels(device_type):
         kernels.fp32_precision = "ieee"
+    if device_type == "cpu":
+        # oneDNN's own default, where torch asks it for nothing in particular.
+        os.environ.pop("ONEDNN_DEFAULT_FPMATH_MODE", None)
+        return
     products: Any = torch.backends.cuda.matmul
     products.allow_bf16_reduced_precision_reduction = False
     products.allow_fp16_reduced_precision_reduction = False
@@ -92,9 +98,12 @@ def seed(device: torch.device, value: int) -> None:
         torch.cuda.manual_seed(value)
 
 
-def _float32_kernels() -> tuple[Any, ...]:
-    """What may round float32 to TF32: matrix products, convolutions, recurrent layers. cuDNN's own
-    switch does not reach the last two in torch 2.11, and both start with TF32 on."""
+def _float32_kernels(device_type: str) -> tuple[Any, ...]:
+    """What may round float32 to TF32 or bfloat16: matrix products, convolutions, recurrent layers.
+    cuDNN's own switch does not reach the last two in torch 2.11, and both start with TF32 on."""
+    if device_type == "cpu":
+        onednn: Any = torch.backends.mkldnn
+        return onednn.matmul, onednn.conv, onednn.rnn
     cudnn: Any = torch.backends.cudnn
     return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
 
@@ -123,18 +132,17 @@ def memory_limited(device: torch.device, limit: int, after: int | None) -> Itera
 
 
 def facts(device: torch.device) -> dict[str, Scalar]:
-    """How this process computes: threads, how float32 products are rounded (`ieee`, `tf32`), and on
-    a CPU what becomes of denormal numbers (`flushed`, `kept`)."""
-    if device.type == "cpu":
-        return {
-            "num_threads": torch.get_num_threads(),
-            "float32_products": "ieee",
-            "denormals": "flushed" if _flushes_denormals() else "kept",
-        }
-    roundings = {kernels.fp32_precision for kernels in _float32_kernels()}
-    return {
+    """How this process computes: threads, how float32 products are rounded (`ieee`, `tf32`,
+    `bf16`), and on a CPU what becomes of denormal numbers (`flushed`, `kept`)."""
+    roundings = {kernels.fp32_precision for kernels in _float32_kernels(device.type)}
+    computing = {
         "num_threads": torch.get_num_threads(),
         "float32_products": ", ".join(sorted(roundings)),
+    }
+    if device.type == "cpu":
+        return {**computing, "denormals": "flushed" if _flushes_denormals() else "kept"}
+    return {
+        **computing,
         "bfloat16_sums": "reduced" if _reduces_sums() else "float32",
         "device_uuid": str(torch.cuda.get_device_properties(device).uuid),
         "device_memory": torch.cuda.get_device_properties(device).total_memory,

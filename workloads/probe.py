@@ -26,8 +26,7 @@ def probe(device_class: str) -> dict[str, float]:
     """
     torch.set_num_threads(environment.threads_of(device_class))
     device = torch.device("cpu" if environment.is_cpu(device_class) else "cuda")
-    if device.type == "cuda":
-        devices.set_products()
+    devices.set_products(device.type)
     n, size = MATRIX[device.type], COPY_BYTES[device.type]
     factors = torch.randn(2, n, n, device=device)
     source = torch.zeros(size // 4, device=device)

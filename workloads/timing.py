@@ -62,7 +62,7 @@ def sample(
     readings: list[clocks.Reading | None] = []
     gc.collect()
     with collector.paused(), neighbours.watched():
-        while not _enough(samples, min_samples, max_samples, min_seconds, max_seconds):
+        while not enough(samples, min_samples, max_samples, min_seconds, max_seconds):
             seconds, reading = once(function, device)
             samples.append(seconds)
             readings.append(reading)
@@ -70,13 +70,14 @@ def sample(
     return _undisturbed(samples, readings, min_samples)
 
 
-def _enough(
+def enough(
     samples: Sequence[float],
-    min_samples: int,
-    max_samples: int,
-    min_seconds: float,
-    max_seconds: float,
+    min_samples: int = MIN_SAMPLES,
+    max_samples: int = MAX_SAMPLES,
+    min_seconds: float = MIN_SECONDS,
+    max_seconds: float = MAX_SECONDS,
 ) -> bool:
+    """Whether so many samples do: see `sample`."""
     if len(samples) < min_samples:
         return False
     seconds = sum(samples)

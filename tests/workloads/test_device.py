@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import pytest
 import torch
 
@@ -40,6 +43,22 @@ def test_a_record_says_how_its_numbers_were_rounded() -> None:
             said |= event.values
     assert said["denormals"] == "flushed" and said["float32_products"] == "ieee"
     assert torch.count_nonzero(halved(1)), "the cell leaves this process as it was"
+
+
+def test_no_shell_and_no_library_makes_float32_of_a_cell_coarser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    products: Any = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    try:
+        products.fp32_precision = "bf16"
+        assert devices.facts(torch.device("cpu"))["float32_products"] != "ieee"
+        devices.open_device(measure_cell())
+        assert devices.facts(torch.device("cpu"))["float32_products"] == "ieee"
+    finally:
+        products.fp32_precision = before
+    assert "ONEDNN_DEFAULT_FPMATH_MODE" not in os.environ
 
 
 def test_attention_may_not_fall_back_on_the_matrix_within() -> None:

@@ -5,10 +5,10 @@ Protocol: inference mode; the context goes through prefill once, not timed; then
 token, of which the first few warm up and each later one is a sample. The context grows meanwhile,
 by 32 tokens at most, and the state has room for them from the start. Steps are short, and a
 machine's hiccup is not: the 32 steps are repeated, from a copy of the state after the context,
-until they have taken a tenth of a second, or six times. On an accelerator, and where steps are not
-executed eagerly, one whole pass runs untimed before them, for a kernel may be built anew for one of
-the lengths on the way. Left out:
-choosing the next token (random ones are fed in) and turning it into text.
+until their median is known as any timed call's is (`timing.sample`), or six times. On an
+accelerator, and where steps are not executed eagerly, one whole pass runs untimed before them, for
+a kernel may be built anew for one of the lengths on the way. Left out: choosing the next token
+(random ones are fed in) and turning it into text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ Step = Callable[[Tensor, list[Any]], tuple[Tensor, list[Any]]]
 
 STEPS = 32
 MAX_REPEATS = 6
-MIN_SECONDS = 0.1
 
 
 @torch.inference_mode()
@@ -42,7 +41,7 @@ def measure(subject: Subject) -> tuple[float, ...]:
     samples: list[float] = []
     for _ in range(MAX_REPEATS):
         samples += _steps(subject, step, copy.deepcopy(after_context))
-        if sum(samples) >= MIN_SECONDS:
+        if timing.enough(samples):
             break
     return tuple(samples)
 
@@ -77,7 +76,7 @@ def _stepping(subject: Subject, step: Step, state: Any) -> Callable[[], object]:
 
 METRIC = Metric(
     title="decode time per token",
-    version=1,
+    version=2,
     unit="s",
     work="decoding_steps",
     by_execution=True,
