@@ -131,7 +131,8 @@ class HeadsMixer(Mixer):
         qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), 1)
         if self.rotates:
             cos, signed_sin = rotary_tables(self.head_dim, position + 1, x.device, qkv.dtype)
-            qk = rotate(qk, cos[position], signed_sin[position])
+            at = slice(position, position + 1)
+            qk = rotate(qk, cos[at], signed_sin[at])
         q, k = qk.split((self.heads, self.kv_heads), -2)
         return q, k, v
 

@@ -117,6 +117,13 @@ def state_tensors(state: Any) -> list[Tensor]:
     return []
 
 
+def put_token(held: Tensor, slot: int, token: Tensor) -> None:
+    """Writes one token's (B, H, ...) to a slot of what is held of all, (B, H, slots, ...).
+
+    As a slice: torch's compiler would build a step anew for each number of an index."""
+    held[:, :, slot : slot + 1] = token.unsqueeze(2)
+
+
 def held_bytes(state: Any) -> int:
     """Bytes of memory behind a state's tensors, each storage counted once."""
     storages = {

@@ -24,12 +24,12 @@ from workloads.subject import Subject
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 CPU = torch.device("cpu")
-# The shell; one with a cache that grows, one with a kernel of a library, one of small operations.
+# The shell; those whose cache grows, one with a kernel of a library, one of small operations.
 ARCHITECTURES = [
     "none",
     *(
         pytest.param(name, marks=pytest.mark.exhaustive)
-        for name in ("transformer", "gru", "mamba2")
+        for name in ("transformer", "sliding_window", "kvm", "gru", "mamba2")
     ),
 ]
 
@@ -70,13 +70,13 @@ def test_two_compiled_training_steps_change_weights_as_two_eager_ones_do(archite
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_compiled_decoding_says_what_eager_decoding_says(architecture: str) -> None:
-    """Over several steps, for a cache's length is another at each."""
+    """Over more steps than torch's compiler builds anew, for a cache's length is another at each."""
     of = subject(architecture, "compiled")
     with torch.inference_mode():
-        _, eager = of.prefilled(room=4)
-        _, compiled = of.prefilled(room=4, prefill=of.executed(of.model.prefill))
+        _, eager = of.prefilled(room=12)
+        _, compiled = of.prefilled(room=12, prefill=of.executed(of.model.prefill))
         step = of.executed(of.model.step)
-        for position in range(4):
+        for position in range(12):
             wanted, eager = of.model.step(of.made[:, position], copy.deepcopy(eager))
             found, compiled = step(of.made[:, position], compiled)
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)

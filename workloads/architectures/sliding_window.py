@@ -32,6 +32,7 @@ from torch import Tensor
 
 from workloads import attention
 from workloads.attention import HeadsMixer, KeyValueCache
+from workloads.mixer import put_token
 from workloads.ops.attention import attend_token
 from workloads.ops.windowed_attention import attend_in_window, block_size, keys_per_query
 from workloads.plugins import Architecture
@@ -91,8 +92,8 @@ class WindowAttention(HeadsMixer):
         slots, now = state.keys.shape[2], state.length
         self._check_room(state, 1)
         q, k, v = self.project_token(x, now)
-        state.keys[:, :, now % slots] = k
-        state.values[:, :, now % slots] = v
+        put_token(state.keys, now % slots, k)
+        put_token(state.values, now % slots, v)
         filled = min(now + 1, slots)
         mixed = attend_token(q, state.keys[:, :, :filled], state.values[:, :, :filled])
         return self.merge(mixed), KeyValueCache(state.keys, state.values, now + 1)

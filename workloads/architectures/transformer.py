@@ -36,6 +36,7 @@ from torch import Tensor
 
 from workloads import attention, plugins
 from workloads.attention import HeadsMixer, KeyValueCache
+from workloads.mixer import put_token
 from workloads.ops.attention import (
     ALIBI_COLUMNS,
     alibi_slopes,
@@ -95,8 +96,8 @@ class Attention(HeadsMixer):
     def step(self, x: Tensor, state: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         now, end = state.length, state.length + 1
         q, k, v = self.project_token(x, now)
-        state.keys[:, :, now] = k
-        state.values[:, :, now] = v
+        put_token(state.keys, now, k)
+        put_token(state.values, now, v)
         mixed = attend_token(
             q,
             state.keys[:, :, :end],

@@ -26,22 +26,23 @@ def noise(of: Compared) -> Outcome | None:
     if of.block.facts.unit not in TIMES or of.block.facts.deterministic:
         return None
     scatter = [_scatter(of.block, side.row) for side in of.sides]
-    known = [one for one in scatter if one is not None]
-    if len(known) < 2:
+    if not all(scatter):
         return None, "too few replicates to tell"
-    said = " and ".join(quantities.percent(one) for one in known)
-    return max(known) < NOISE, f"{said} between replicates, in the median over contexts"
+    middle = [float(np.median(over_contexts)) for over_contexts in scatter]
+    said = " and ".join(map(quantities.percent, middle))
+    most = quantities.percent(max(map(max, scatter)))
+    return max(middle) < NOISE, (
+        f"{said} between replicates, in the median over contexts; at most {most}"
+    )
 
 
-def _scatter(block: Block, row: int) -> float | None:
-    """Standard deviation of the logarithms over replicates, in the middle of the contexts."""
-    values = block.comparable[row]
-    found = [
+def _scatter(block: Block, row: int) -> list[float]:
+    """Standard deviation of the logarithms over replicates, at each context that has two."""
+    return [
         float(np.log(of[of > 0]).std(ddof=1))
-        for of in (at[np.isfinite(at)] for at in values)
+        for of in (at[np.isfinite(at)] for at in block.comparable[row])
         if (of > 0).sum() > 1
     ]
-    return float(np.median(found)) if found else None
 
 
 def quiet(of: Compared) -> Outcome | None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from workloads.mixer import put_token
 from workloads.ops.kvm.cache import Cache, check_room, note_factors
 from workloads.ops.kvm.state import Learned, Method, memory_keys, per_head, route, scales, weighed
 from workloads.ops.precision import without_autocast
@@ -45,10 +46,10 @@ def step(
     with without_autocast(q):
         if covered > before:
             _absorb(cache, growth.rows(before), rows, method, learned)
-        cache.keys[:, :, slot] = k
-        cache.values[:, :, slot] = v
+        put_token(cache.keys, slot, k)
+        put_token(cache.values, slot, v)
         if gate is not None and cache.gates is not None:
-            cache.gates[:, :, slot] = gate
+            put_token(cache.gates, slot, gate)
         mixed = _attend(q.to(cache.row_keys.dtype), cache, rows, slot + 1, learned)
     return mixed.to(q.dtype), replace(cache, length=end)
 
