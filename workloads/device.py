@@ -135,7 +135,7 @@ def facts(device: torch.device) -> dict[str, Scalar]:
     """How this process computes: threads, how float32 products are rounded (`ieee`, `tf32`,
     `bf16`), and on a CPU what becomes of denormal numbers (`flushed`, `kept`)."""
     roundings = {kernels.fp32_precision for kernels in _float32_kernels(device.type)}
-    computing = {
+    computing: dict[str, Scalar] = {
         "num_threads": torch.get_num_threads(),
         "float32_products": ", ".join(sorted(roundings)),
     }

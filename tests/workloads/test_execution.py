@@ -70,7 +70,7 @@ def test_two_compiled_training_steps_change_weights_as_two_eager_ones_do(archite
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_compiled_decoding_says_what_eager_decoding_says(architecture: str) -> None:
-    """Over more steps than torch's compiler builds anew, for a cache's length is another at each."""
+    """Over more steps than would be built anew: a cache's length is another at each."""
     of = subject(architecture, "compiled")
     with torch.inference_mode():
         _, eager = of.prefilled(room=12)
