@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from workloads import conditions, environment, execution, neighbours, occupancy, registry
-from workloads.check import Built
 from workloads.events import Event, Facts, Started
 from workloads.measurement import Measurement
 from workloads.oom import out_of_memory
@@ -19,6 +18,13 @@ from workloads.subject import Subject
 
 REPEATED = 0.1
 """Of the cell's deadline, what a metric that is taken once more may have taken."""
+
+_LAUNCHED = {
+    "eager": "",
+    "compiled": ", compiled by TorchInductor",
+    "graph": ", launched as a CUDA graph",
+}
+"""What a way of execution adds to the name of the code."""
 
 
 def measured(subject: Subject) -> Iterator[Event]:
@@ -29,7 +35,7 @@ def measured(subject: Subject) -> Iterator[Event]:
     seconds: dict[str, float] = {}
     for name in sorted(asked, key=lambda name: asked[name].turn):
         yield Started(name)
-        yield from _code(subject.built, name, asked[name])
+        yield from _code(subject, name, asked[name])
         for event in _undisturbed(subject, name, asked[name]):
             if isinstance(event, Measurement) and event.reason is None:
                 seconds[name] = statistics.median(event.samples)
@@ -42,24 +48,25 @@ def measured(subject: Subject) -> Iterator[Event]:
         yield from _occupancy(subject, {name: (asked[name], seconds[name]) for name in seconds})
 
 
-def _code(built: Built, name: str, metric: Metric) -> Iterator[Facts]:
-    """Which code a metric times, where it is not that of training and prefill. No library has a
-    kernel for one token that takes a state of ours."""
+def _code(subject: Subject, name: str, metric: Metric) -> Iterator[Facts]:
+    """Which code a metric times, where it is not that of training and prefill, launched one
+    operation at a time. No library has a kernel for one token that takes a state of ours."""
+    ran, kind = subject.built.implementation, subject.built.kernel_class
     step = "torch, step form"
     if metric.code == "step":
         ran, kind = step, "step"
     elif metric.code == "both":
-        ran, kind = f"{built.implementation}, then {step}", f"{built.kernel_class}, then step"
+        ran, kind = f"{ran}, then {step}", f"{kind}, then step"
     elif metric.code == "graph":
         ran, kind = f"ONNX Runtime {environment.version_of('onnxruntime')}", "graph"
-    else:
-        return
-    yield Facts(
-        {
-            conditions.fact("implementation", name): ran,
-            conditions.fact("kernel_class", name): kind,
-        }
-    )
+    launched = _LAUNCHED[subject.cell.execution] if metric.by_execution else ""
+    if ran is not None and ran + launched != subject.built.implementation:
+        yield Facts(
+            {
+                conditions.fact("implementation", name): ran + launched,
+                conditions.fact("kernel_class", name): kind,
+            }
+        )
 
 
 def _occupancy(subject: Subject, timed: Mapping[str, tuple[Metric, float]]) -> Iterator[Facts]:

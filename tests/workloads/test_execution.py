@@ -14,9 +14,10 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor import config
 
 from tests.workloads.tiny_cells import measure_cell
-from workloads import execution, run
+from workloads import conditions, execution, run
 from workloads.cell import Cell
 from workloads.check import check
+from workloads.events import Facts
 from workloads.measurement import Measurement
 from workloads.subject import Subject
 
@@ -92,6 +93,16 @@ def test_without_a_compiler_that_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(config.cpp, "cxx", ("no_such_compiler",))
     found = measured(measure_cell(execution="compiled"))
     assert found.reason == "unsupported" and "install g++" in str(found.detail)
+
+
+@pytest.mark.parametrize("metric", ["train_step_time", "decode_time"])
+def test_a_record_says_how_its_code_was_launched(metric: str) -> None:
+    said: dict[str, object] = {}
+    for event in run.run(measure_cell(execution="graph", metrics=(metric,))):
+        if isinstance(event, Facts):
+            said |= event.values
+    ran = str(said[conditions.fact("implementation", metric)])
+    assert ran.endswith(", launched as a CUDA graph")
 
 
 def test_what_cannot_be_built_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
