@@ -11,4 +11,4 @@ say "mypy";          mypy
 say "import-linter"; lint-imports --no-cache
 # By files, for those of one file share what they have started; more than there are cores, and the
 # end-to-end tests first, for those mostly wait.
-say "pytest";        exec pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"
+say "pytest";        exec pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
