@@ -53,19 +53,20 @@ def sample(
     Python's garbage collector rests meanwhile. Raises what `function` raises.
     """
     once = _once_on_cpu if device.type == "cpu" else _once_on_accelerator
-    if warm_up is None:
-        _warm_up(function, device, once)
-    else:
-        for _ in range(warm_up):
-            once(function, device)
     samples: list[float] = []
     readings: list[clocks.Reading | None] = []
-    gc.collect()
-    with collector.paused(), neighbours.watched():
-        while not enough(samples, min_samples, max_samples, min_seconds, max_seconds):
-            seconds, reading = once(function, device)
-            samples.append(seconds)
-            readings.append(reading)
+    gc.collect()  # before the calls that warm up, for it empties the processor's caches
+    with collector.paused():
+        if warm_up is None:
+            _warm_up(function, device, once)
+        else:
+            for _ in range(warm_up):
+                once(function, device)
+        with neighbours.watched():
+            while not enough(samples, min_samples, max_samples, min_seconds, max_seconds):
+                seconds, reading = once(function, device)
+                samples.append(seconds)
+                readings.append(reading)
     _note(samples, readings)
     return _undisturbed(samples, readings, min_samples)
 
