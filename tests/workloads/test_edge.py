@@ -47,6 +47,19 @@ def outputs(graph: bytes, inputs: bytes) -> torch.Tensor:
     return torch.from_numpy(session.run(None, dict(zip(names, values, strict=True)))[0])
 
 
+class LogSigmoid(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.logsigmoid(x)
+
+
+def test_a_graph_tells_strong_decays_apart(tmp_path: Path) -> None:
+    x = torch.tensor([[-60.0, -30.0, -19.0, -1.0, 0.0, 30.0]])
+    graphs.write_graphs(LogSigmoid(), [x], tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / graphs.FLOAT)
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), F.logsigmoid(x), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_graph_is_the_models_step(architecture: str) -> None:

@@ -283,7 +283,7 @@ TASK = Task(
         ),
         "int8_loss_increase": Metric(
             title="loss added by int8",
-            version=1,
+            version=2,
             unit="nats per token",
             scale="difference",
             evaluate=_int8_loss_increase,
