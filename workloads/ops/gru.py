@@ -45,8 +45,8 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, hidden: Tensor, *weights: Tensor) -> Tensor:
         kind = x.device.type
-        low = torch.is_autocast_enabled(kind)
-        ctx.product_dtype = torch.get_autocast_dtype(kind) if low else x.dtype
+        within_autocast = torch.is_autocast_enabled(kind)
+        ctx.product_dtype = torch.get_autocast_dtype(kind) if within_autocast else x.dtype
         states: Tensor = torch.gru(
             x,
             hidden[None],
@@ -67,8 +67,9 @@ class _Sequence(torch.autograd.Function):
         with without_autocast(d_states):
             x, hidden, states, *weights = ctx.saved_tensors
             batch, length, width = states.shape
-            low = [tensor.to(ctx.product_dtype) for tensor in (x, *weights)]
-            low_x, w_ih, w_hh, b_ih, b_hh = low
+            low_x, w_ih, w_hh, b_ih, b_hh = (
+                tensor.to(ctx.product_dtype) for tensor in (x, *weights)
+            )
             # Time first, so that every token's part is contiguous.
             inputs = low_x.transpose(0, 1).flatten(0, 1)
             before = torch.cat((hidden[None].to(states.dtype), states.transpose(0, 1)[:-1]))
